@@ -1,0 +1,87 @@
+// Sampling by Gumbel-max with a counter-based generator, split so that only candidates travel between ranks.
+//
+// For one row: logits l (penalised, masked) over the vocabulary; the kept set is what top-k, then top-p, then min-p
+// leave of softmax(l / T); token = argmax over the kept set of l / T + g, g = -ln(-ln u), u from Philox4x32-10 with
+// key = seed, counter = (position, sample, token / 4, 0), lane = token mod 4. T = 0: argmax of l, lowest id on a tie.
+//
+// Filters act within the kMaxCandidates most likely tokens; the probabilities that top-p sums are normalised over
+// the whole vocabulary. Without filters the choice is exact over the whole vocabulary. So the result is the same
+// for every number of ranks.
+//
+// One rank reduces its slice of the vocabulary to a record: the `count` largest logits (falling, lowest id first on a
+// tie), the log-sum-exp of l and of l / T, the best perturbed token of the slice, and the logit of a wanted token.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace alphecca::kernels {
+
+inline constexpr int kMaxCandidates = 1024;
+inline constexpr int kMaxTopLogprobs = 20;
+
+// How one row is sampled. A value of a step: parameters that last a sequence are repeated in each.
+struct SamplingRow {
+  uint64_t seed = 0;
+  int32_t slot = 0;
+  int32_t position = 0;      // of the token to be sampled
+  int32_t sample = 0;        // index among the n samples of a request
+  float temperature = 0.0F;  // >= 0; 0: greedy
+  int32_t top_k = 0;         // 0: off; at most kMaxCandidates
+  float top_p = 1.0F;        // (0, 1]
+  float min_p = 0.0F;        // [0, 1]
+  int32_t top_logprobs = 0;  // how many alternatives to report, at most kMaxTopLogprobs
+  int32_t wanted = -1;       // token whose log-probability is asked (prompt log-probabilities), or -1
+  int32_t keep = 1;          // 0: report only, what the slot sampled last stays as it is
+};
+
+struct Candidate {
+  int32_t token = -1;
+  float logit = 0.0F;
+};
+
+// The head of a rank's record of one row; `count` Candidates follow (token -1 where the slice is smaller).
+struct CandidateHead {
+  float max = 0.0F;         // largest logit of the slice
+  float sum = 0.0F;         // sum of exp(l - max)
+  float sum_scaled = 0.0F;  // sum of exp((l - max) / T); unused at T = 0
+  float best_score = 0.0F;  // largest l / T + g of the slice, and its token and logit: the unfiltered choice
+  int32_t best_token = -1;
+  float best_logit = 0.0F;
+  float wanted_logit = 0.0F;  // if the wanted token lies in the slice, else -inf
+  int32_t unused = 0;
+};
+
+// What is chosen for one row; `count` Candidates follow: the most likely tokens, `logit` holding log-probability.
+struct Choice {
+  int32_t token = -1;
+  float logprob = 0.0F;  // natural log, of softmax(l) before temperature and filters
+  float wanted_logprob = 0.0F;
+  int32_t listed = 0;  // how many Candidates follow that are valid
+};
+
+constexpr int64_t CandidateRecordBytes(int count) {
+  return static_cast<int64_t>(sizeof(CandidateHead)) + static_cast<int64_t>(count) * sizeof(Candidate);
+}
+constexpr int64_t ChoiceBytes(int count) {
+  return static_cast<int64_t>(sizeof(Choice)) + static_cast<int64_t>(count) * sizeof(Candidate);
+}
+
+// Candidates a row needs: 1 if greedy or unfiltered, top_k, or kMaxCandidates for top-p or min-p alone; at least
+// top_logprobs.
+int CandidateCount(const SamplingRow& row);
+// The count of a step: the largest of its rows, rounded up to a power of two.
+int CandidateCount(std::span<const SamplingRow> rows);
+
+// The Gumbel noise g of one token.
+float GumbelNoise(uint64_t seed, uint32_t position, uint32_t sample, uint32_t token);
+
+// The obvious forms, used by ref/ and by tests; other backends must agree with them.
+// record: CandidateRecordBytes(count) bytes.
+void ReduceCandidates(const SamplingRow& row, std::span<const float> logits, int64_t first_token, int count,
+                      void* record);
+// records: `ranks` pointers, in rank order. choice: ChoiceBytes(count) bytes.
+void ChooseToken(const SamplingRow& row, std::span<const void* const> records, int count, void* choice);
+
+}  // namespace alphecca::kernels

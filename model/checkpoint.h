@@ -1,0 +1,49 @@
+// A checkpoint on disk, mapped, not read: configuration and tensors under canonical names.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/catalogue.h"
+#include "model/config.h"
+
+namespace alphecca::model {
+
+class GgufFile;
+
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+
+  // `path`: a directory with config.json (or config.hf5.json) and model.safetensors or model.safetensors.index.json, or
+  // one .gguf file. NotFound, InvalidArgument, DataLoss: messages name the file and the tensor or key.
+  // Every tensor of Catalogue(config) is present, of a known type and the right shape, and lies within its file.
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
+
+  const ModelConfig& config() const { return config_; }
+  const std::string& path() const { return path_; }
+
+  // The bytes of a tensor, valid while this object lives. kExpertGate / kExpertUp exist only where the file splits
+  // them, kExpertGateUp only where it does not. NotFound.
+  virtual absl::StatusOr<kernels::HostTensor> Find(TensorKind kind, int layer) const = 0;
+  bool Has(TensorKind kind, int layer) const { return Find(kind, layer).ok(); }
+
+  // Added to norm weights of Gemma 3 safetensors (which store w - 1); 0 elsewhere.
+  virtual float norm_offset() const { return 0.0F; }
+
+  // Of configuration and tensor index (names, types, shapes, sizes): workers and coordinator compare it.
+  virtual std::string Revision() const = 0;
+
+  // The GGUF container, whose metadata also holds the tokenizer; null for safetensors.
+  virtual const GgufFile* gguf() const { return nullptr; }
+
+ protected:
+  ModelConfig config_;
+  std::string path_;
+};
+
+}  // namespace alphecca::model

@@ -1,0 +1,59 @@
+// Gemma's decoder on one rank: weights, buffers, and the forward pass over them. See gemma.cc for the equations.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/checkpoint.h"
+#include "model/shard_plan.h"
+#include "worker/comm/communicator.h"
+
+namespace alphecca::forward {
+
+// Limits that size scratch memory.
+struct GemmaOptions {
+  int64_t max_rows = 256;       // T of a step at most
+  int64_t max_logit_rows = 64;  // R of a step at most
+  enum class Weights { kAsFile, kF32 } weights = Weights::kAsFile;
+};
+
+// Values inside the pass, handed to whoever verifies or traces it; host copies, F32.
+struct Probe {
+  // name: "hidden" (layer -1: scaled embedding; else output of the layer), "attn_out", "mlp_out", "moe_out",
+  // "per_layer_inputs", "final_norm"; values [rows, cols].
+  std::function<void(const char* name, int layer, std::span<const float> values, int64_t rows, int64_t cols)> on_rows;
+};
+
+class Gemma {
+ public:
+  virtual ~Gemma() = default;
+
+  // Loads this rank's shard and allocates buffers. `progress` (may be null) gets bytes packed so far and in all.
+  // The checkpoint must outlive the object (look-up tables stay mapped).
+  static absl::StatusOr<std::unique_ptr<Gemma>> Create(
+      const model::Checkpoint& checkpoint, const model::ShardPlan& plan, int rank, kernels::Backend& backend,
+      comm::Communicator& comm, const GemmaOptions& options,
+      const std::function<void(int64_t done, int64_t total)>& progress);
+
+  // Specs of the two KV pools (full, sliding) of this rank: layers only; a pool may have none.
+  virtual kernels::KvPoolSpec PoolSpec(kernels::PoolKind kind) const = 0;
+  virtual int64_t weight_bytes() const = 0;  // resident
+
+  // Runs one uploaded step and samples: choices lie at `choices`, ChoiceBytes(candidates) a logit row, when the
+  // stream gets there. Fails only where a collective does.
+  virtual absl::Status Run(kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full,
+                           kernels::KvPool* sliding, int candidates) = 0;
+  virtual const void* choices() const = 0;
+
+  // This rank's slice of the logits of the last step, [R, vocab slice] (verification).
+  virtual kernels::Tensor logits() const = 0;
+  // Post-norm hidden rows of the last step's logit rows, [R, D].
+  virtual kernels::Tensor final_hidden() const = 0;
+  // Set to see inside; null (default) costs nothing.
+  virtual void set_probe(const Probe* probe) = 0;
+};
+
+}  // namespace alphecca::forward
