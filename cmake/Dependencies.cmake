@@ -9,6 +9,7 @@ if(ALPHECCA_RPC)
   find_package(CLI11 CONFIG REQUIRED) # libcli11-dev
 endif()
 find_package(prometheus-cpp CONFIG REQUIRED COMPONENTS core)  # prometheus-cpp-dev
+find_package(civetweb CONFIG REQUIRED)                         # libcivetweb-dev
 if(ALPHECCA_GLOO)
   find_package(Gloo CONFIG REQUIRED)  # libgloo-dev
 endif()
