@@ -1,0 +1,126 @@
+#include "cli/commands.h"
+
+#include <cstdio>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "cli/progress.h"
+#include "common/status_macros.h"
+
+namespace alphecca::cli {
+
+int ExitStatus(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "alphecca: %s\n", std::string(status.message()).c_str());
+  return ExitStatus(status);
+}
+
+void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int tp) {
+  LocalClusterOptions& o = flags.options;
+  o.tp = tp;
+  command
+      .add_option("-m,--model", flags.model,
+                  "A known name, a checkpoint directory, a .gguf file, or hf:org/repo[@revision]")
+      ->capture_default_str();
+  command.add_option("--tp", o.tp, "Ranks that share attention, MLPs and vocabulary (tensor parallelism)")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command.add_option("--ep", o.ep, "Sets that the experts of an MoE model form (expert parallelism); 0: as --tp")
+      ->check(CLI::Range(0, 64))
+      ->capture_default_str();
+  command.add_option("--threads", o.threads, "Threads of each worker; 0: this host's, shared out")
+      ->check(CLI::Range(0, 1024));
+  command.add_option("--context", o.context, "Tokens of one sequence at most; 0: the model's own limit")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--max-sequences", o.max_sequences, "Sequences at once at most; 0: the default")
+      ->check(CLI::Range(0, 4096));
+  command.add_option("--weights", o.weights, "as-file: types as the file has them; f32: widened at load")
+      ->check(CLI::IsMember({"as-file", "f32"}));
+  command.add_option("--activations", o.activations, "default: int8 against quantised weights; f32: F32 against all")
+      ->check(CLI::IsMember({"default", "f32"}));
+  command.add_option("--kv-type", o.kv_type, "Type of the KV cache")->check(CLI::IsMember({"bf16", "f32"}));
+  command.add_option("--kernels", o.kernels, "cpu: fast; ref: the plain reference")
+      ->check(CLI::IsMember({"cpu", "ref"}));
+  command.add_option("--logs", o.log_folder, "Folder for the processes' logs (default: a temporary one)");
+  command.add_option("--trace", o.trace, "Each worker writes a timeline of its ops to PREFIX.<worker>.json")
+      ->type_name("PREFIX");
+}
+
+absl::Status ResolveClusterModel(ClusterFlags& flags) {
+  ASSIGN_OR_RETURN(flags.options.model, ResolveModel(flags.model, DownloadProgress()));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Session> OpenSession(ClusterFlags& flags, bool quiet) {
+  Session session;
+  const absl::Time start = absl::Now();
+  if (!flags.connect.empty()) {
+    session.remote = Client::Connect(flags.connect);
+    // The model's name there; an empty one stands for the only model served.
+    session.model = flags.model;
+  } else {
+    RETURN_IF_ERROR(ResolveClusterModel(flags));
+    flags.options.quiet = quiet;
+    ASSIGN_OR_RETURN(session.own, LocalCluster::Start(flags.options, absl::Minutes(30)));
+    session.model = flags.options.model.name;
+  }
+  session.load_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  return session;
+}
+
+void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
+  command.add_option("-n,--max-tokens", flags.max_tokens, "Tokens to generate at most; 0: what the context leaves")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("-t,--temperature", flags.temperature, "0: always the most likely token (default: the model's)")
+      ->check(CLI::Range(0.0, 100.0));
+  command.add_option("--top-k", flags.top_k, "Only the k most likely tokens; 0: off")->check(CLI::Range(0, 1024));
+  command.add_option("--top-p", flags.top_p, "Only the likeliest tokens that reach this probability")
+      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--min-p", flags.min_p, "Only tokens this share as likely as the likeliest")
+      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--seed", flags.seed, "The same seed gives the same text (default: one is drawn)")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--stop", flags.stop, "A string that ends the text (may be given again)");
+  command.add_flag("--ignore-eos", flags.ignore_eos, "Go on past the model's end tokens");
+}
+
+v1::GenerationOptions ToOptions(const SamplingFlags& flags) {
+  v1::GenerationOptions options;
+  v1::Sampling& sampling = *options.mutable_sampling();
+  if (flags.temperature >= 0) {
+    sampling.set_temperature(flags.temperature);
+  }
+  if (flags.top_k >= 0) {
+    sampling.set_top_k(flags.top_k);
+  }
+  if (flags.top_p >= 0) {
+    sampling.set_top_p(flags.top_p);
+  }
+  if (flags.min_p >= 0) {
+    sampling.set_min_p(flags.min_p);
+  }
+  if (flags.seed >= 0) {
+    sampling.set_seed(static_cast<uint64_t>(flags.seed));
+  }
+  if (flags.max_tokens > 0) {
+    options.set_max_tokens(flags.max_tokens);
+  }
+  for (const std::string& stop : flags.stop) {
+    options.add_stop(stop);
+  }
+  options.set_ignore_eos(flags.ignore_eos);
+  return options;
+}
+
+}  // namespace alphecca::cli
