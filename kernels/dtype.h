@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace alphecca::kernels {
@@ -64,6 +65,11 @@ constexpr DTypeInfo Info(DType type) {
       return {"I64", 1, 8};
   }
   return {"?", 1, 0};
+}
+
+// For messages: the distribution's absl does not take std::string_view.
+inline std::string TypeName(DType type) {
+  return std::string(Info(type).name);
 }
 
 // Bytes of `elements` values of one row; elements must be a whole number of blocks.

@@ -8,6 +8,8 @@
 // the whole vocabulary. Without filters the choice is exact over the whole vocabulary. So the result is the same
 // for every number of ranks.
 //
+// A NaN logit counts as -inf, a token of -inf is never chosen; where no token is left the choice is -1.
+//
 // One rank reduces its slice of the vocabulary to a record: the `count` largest logits (falling, lowest id first on a
 // tie), the log-sum-exp of l and of l / T, the best perturbed token of the slice, and the logit of a wanted token.
 #pragma once
@@ -46,7 +48,8 @@ struct CandidateHead {
   float max = 0.0F;         // largest logit of the slice
   float sum = 0.0F;         // sum of exp(l - max)
   float sum_scaled = 0.0F;  // sum of exp((l - max) / T); unused at T = 0
-  float best_score = 0.0F;  // largest l / T + g of the slice, and its token and logit: the unfiltered choice
+  float best_score = 0.0F;  // largest l / T + g of the slice, and its token and logit: the unfiltered choice; of l
+                            // where the row is greedy or filtered. -inf and -1: the slice offers no token
   int32_t best_token = -1;
   float best_logit = 0.0F;
   float wanted_logit = 0.0F;  // if the wanted token lies in the slice, else -inf
@@ -68,13 +71,25 @@ constexpr int64_t ChoiceBytes(int count) {
   return static_cast<int64_t>(sizeof(Choice)) + static_cast<int64_t>(count) * sizeof(Candidate);
 }
 
+// Below it, 1 / T would lift logits out of the range of F32: such rows are greedy.
+inline constexpr float kMinTemperature = 1e-6F;
+inline bool IsGreedy(const SamplingRow& row) {
+  return row.temperature < kMinTemperature;
+}
+// Whether top-k, top-p or min-p act on the row; they cannot change a greedy one.
+inline bool IsFiltered(const SamplingRow& row) {
+  return !IsGreedy(row) && (row.top_k > 0 || row.top_p < 1.0F || row.min_p > 0.0F);
+}
+
 // Candidates a row needs: 1 if greedy or unfiltered, top_k, or kMaxCandidates for top-p or min-p alone; at least
 // top_logprobs.
 int CandidateCount(const SamplingRow& row);
 // The count of a step: the largest of its rows, rounded up to a power of two.
 int CandidateCount(std::span<const SamplingRow> rows);
 
-// The Gumbel noise g of one token.
+// The Gumbel noise g of one token. Never above kMaxGumbelNoise, so a token whose l / T plus that falls short of the
+// best score needs none.
+inline constexpr float kMaxGumbelNoise = 16.7F;
 float GumbelNoise(uint64_t seed, uint32_t position, uint32_t sample, uint32_t token);
 
 // The obvious forms, used by ref/ and by tests; other backends must agree with them.

@@ -1,0 +1,118 @@
+#include "kernels/host/host_matrix.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "kernels/quant/quant.h"
+
+namespace alphecca::kernels {
+namespace {
+
+bool IsRuntimeType(DType type) {
+  return type == DType::kF32 || type == DType::kBF16 || type == DType::kSFP8 || type == DType::kQ8_0 ||
+         type == DType::kQ4_0 || type == DType::kQ6_K;
+}
+
+bool Within(Range part, int64_t whole) {
+  return part.begin >= 0 && part.begin <= part.end && part.end <= whole;
+}
+
+std::string Text(Range r) {
+  return absl::StrCat("[", r.begin, ", ", r.end, ")");
+}
+
+absl::Status CheckSource(const PackSource& source, const PackSource& first, DType type) {
+  const HostTensor& t = source.tensor;
+  RETURN_IF_ERROR(CheckConversion(t.type, type));
+  if (!Within(source.items, t.items) || !Within(source.rows, t.rows) || !Within(source.cols, t.cols)) {
+    return absl::InvalidArgumentError(absl::StrCat("slice ", Text(source.items), Text(source.rows), Text(source.cols),
+                                                   " of a tensor [", t.items, ", ", t.rows, ", ", t.cols, "]"));
+  }
+  if (source.items.size() != first.items.size() || source.cols.size() != first.cols.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("sources of one matrix differ: ", source.items.size(), " items of ",
+                                                   source.cols.size(), " columns, the first has ", first.items.size(),
+                                                   " of ", first.cols.size()));
+  }
+  for (const DType block_type : {t.type, type}) {
+    const int block = Info(block_type).block_elements;
+    const bool is_source = block_type == t.type;
+    const bool aligned =
+        source.cols.size() % block == 0 && (!is_source || (t.cols % block == 0 && source.cols.begin % block == 0));
+    if (!aligned) {
+      return absl::InvalidArgumentError(absl::StrCat("columns ", Text(source.cols), " of ", t.cols, ": want whole ",
+                                                     TypeName(block_type), " blocks of ", block));
+    }
+  }
+  if (t.scale != 1.0F && !IsEncodable(type)) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor scale ", t.scale, " on ", TypeName(type), ": want 1"));
+  }
+  if (t.data == nullptr && source.items.size() * source.rows.size() * source.cols.size() > 0) {
+    return absl::InvalidArgumentError("weights without data");
+  }
+  return absl::OkStatus();
+}
+
+// The matrix with its shape and memory, no values yet.
+absl::StatusOr<std::unique_ptr<HostMatrix>> Shape(std::span<const PackSource> sources, DType type) {
+  if (!IsRuntimeType(type)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("matrix of type ", TypeName(type), ": want F32, BF16, SFP8, Q8_0, Q4_0 or Q6_K"));
+  }
+  if (sources.empty()) {
+    return absl::InvalidArgumentError("matrix of no sources: want at least one");
+  }
+  auto matrix = std::make_unique<HostMatrix>();
+  matrix->type = type;
+  matrix->items = sources[0].items.size();
+  matrix->cols = sources[0].cols.size();
+  bool overflow = false;
+  for (const PackSource& source : sources) {
+    RETURN_IF_ERROR(CheckSource(source, sources[0], type));
+    overflow = overflow || __builtin_add_overflow(matrix->rows, source.rows.size(), &matrix->rows);
+  }
+  matrix->row_bytes = RowBytes(type, matrix->cols);
+  int64_t all_rows = 0;
+  int64_t bytes = 0;
+  overflow = overflow || __builtin_mul_overflow(matrix->items, matrix->rows, &all_rows) ||
+             __builtin_mul_overflow(all_rows, matrix->row_bytes, &bytes);
+  if (overflow) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("matrix [", matrix->items, ", ", matrix->rows, ", ", matrix->cols, "] is too large"));
+  }
+  ASSIGN_OR_RETURN(matrix->memory, HostMemory::Create(bytes));
+  if (type == DType::kSFP8) {
+    matrix->scales.assign(static_cast<size_t>(all_rows), 1.0F);
+  }
+  matrix->bytes = bytes + static_cast<int64_t>(matrix->scales.size() * sizeof(float));
+  return matrix;
+}
+
+}  // namespace
+
+void HostMatrix::DecodeRow(int64_t item, int64_t row, float* out) const {
+  kernels::DecodeRow(type, Row(item, row), {0, cols}, Scale(item, row), out);
+}
+
+absl::StatusOr<std::unique_ptr<HostMatrix>> PackHost(std::span<const PackSource> sources, DType type) {
+  ASSIGN_OR_RETURN(std::unique_ptr<HostMatrix> matrix, Shape(sources, type));
+  std::vector<float> scratch(static_cast<size_t>(matrix->cols));
+  std::byte* out = matrix->memory.data();
+  size_t index = 0;
+  for (int64_t item = 0; item < matrix->items; ++item) {
+    for (const PackSource& source : sources) {
+      const HostTensor& t = source.tensor;
+      const int64_t row_bytes = RowBytes(t.type, t.cols);
+      for (int64_t row = source.rows.begin; row < source.rows.end; ++row, ++index, out += matrix->row_bytes) {
+        const std::byte* from = t.data + ((source.items.begin + item) * t.rows + row) * row_bytes;
+        const float scale = ConvertRow(t.type, from, source.cols, t.scale, type, scratch.data(), out);
+        if (!matrix->scales.empty()) {
+          matrix->scales[index] = scale;
+        }
+      }
+    }
+  }
+  return matrix;
+}
+
+}  // namespace alphecca::kernels
