@@ -1,0 +1,78 @@
+#include "coordinator/cluster/assigner.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+namespace alphecca::coordinator {
+namespace {
+
+// Hosts of one device kind, each with its candidates in order of preference.
+std::vector<std::vector<Candidate>> ByHost(const std::vector<Candidate>& candidates) {
+  std::map<std::string, std::vector<Candidate>> hosts;
+  for (const Candidate& c : candidates) {
+    hosts[c.host].push_back(c);
+  }
+  std::vector<std::vector<Candidate>> result;
+  for (auto& [host, members] : hosts) {
+    result.push_back(std::move(members));
+  }
+  return result;
+}
+
+std::vector<WorkerId> Pick(size_t ranks, const std::vector<Candidate>& candidates, bool& one_host) {
+  std::vector<std::vector<Candidate>> hosts = ByHost(candidates);
+  const auto first = [](const std::vector<Candidate>& h) { return h.front().id; };
+  const auto smallest = std::min_element(hosts.begin(), hosts.end(), [&](const auto& a, const auto& b) {
+    return std::tuple(a.size() < ranks, a.size(), first(a)) < std::tuple(b.size() < ranks, b.size(), first(b));
+  });
+  one_host = smallest->size() >= ranks;
+  if (one_host) {
+    hosts = {*smallest};
+  } else {
+    std::sort(hosts.begin(), hosts.end(), [&](const auto& a, const auto& b) {
+      return std::tuple(b.size(), first(a)) < std::tuple(a.size(), first(b));
+    });
+  }
+  std::vector<WorkerId> chosen;
+  for (const auto& host : hosts) {
+    for (size_t i = 0; i < host.size() && chosen.size() < ranks; ++i) {
+      chosen.push_back(host[i].id);
+    }
+  }
+  return chosen;
+}
+
+}  // namespace
+
+Choice ChooseWorkers(int ranks, std::vector<Candidate> candidates) {
+  Choice choice;
+  const auto wanted = static_cast<size_t>(ranks);
+  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+    return std::tuple(a.failed_lately, a.id) < std::tuple(b.failed_lately, b.id);
+  });
+  std::map<std::string, std::vector<Candidate>> kinds;
+  std::map<std::string, std::vector<Candidate>> healthy;
+  for (const Candidate& c : candidates) {
+    kinds[c.device_kind].push_back(c);
+    if (!c.failed_lately) {
+      healthy[c.device_kind].push_back(c);
+    }
+  }
+  for (const auto& [kind, members] : kinds) {
+    choice.available = std::max(choice.available, static_cast<int>(members.size()));
+  }
+  for (const auto* pool : {&healthy, &kinds}) {
+    for (const auto& [kind, members] : *pool) {
+      if (members.size() >= wanted) {
+        bool one_host = false;
+        choice.workers = Pick(wanted, members, one_host);
+        choice.communicator = wanted == 1 ? "solo" : one_host ? "shm" : "gloo";
+        return choice;
+      }
+    }
+  }
+  return choice;
+}
+
+}  // namespace alphecca::coordinator

@@ -1,0 +1,299 @@
+#include "coordinator/cluster/cluster.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "coordinator/cluster/assigner.h"
+
+namespace alphecca::coordinator {
+
+std::string_view GroupStateName(GroupState state) {
+  switch (state) {
+    case GroupState::kWaiting:
+      return "waiting for workers";
+    case GroupState::kLoading:
+      return "loading";
+    case GroupState::kReady:
+      return "ready";
+    case GroupState::kFailed:
+      return "failed";
+  }
+  return "unknown";
+}
+
+namespace {
+
+// One for the group: the ranks' own, each named once, in rank order.
+std::string JoinFingerprints(const std::vector<std::string>& ranks) {
+  std::vector<std::string> distinct;
+  for (const std::string& f : ranks) {
+    if (std::find(distinct.begin(), distinct.end(), f) == distinct.end()) {
+      distinct.push_back(f);
+    }
+  }
+  return absl::StrJoin(distinct, "+");
+}
+
+}  // namespace
+
+Cluster::Cluster(ClusterOptions options, std::vector<ModelSpec> models, ClusterEffects& effects)
+    : options_(std::move(options)),
+      models_(std::move(models)),
+      effects_(effects),
+      membership_(options_.lease),
+      next_epoch_(options_.first_epoch) {
+  for (const ModelSpec& model : models_) {
+    for (int replica = 0; replica < model.replicas; ++replica) {
+      Group group;
+      group.id = GroupId(groups_.size() + 1);
+      group.model = &model;
+      groups_.push_back(std::move(group));
+    }
+  }
+  FormGroups(absl::InfinitePast());  // for the message that says what is missing
+}
+
+absl::StatusOr<WorkerId> Cluster::Join(const Registration& registration, absl::Time now) {
+  if (absl::Status status = CheckRegistration(registration, options_.build); !status.ok()) {
+    return status;
+  }
+  absl::StatusOr<Membership::Joined> joined = membership_.Join(registration, now);
+  if (!joined.ok()) {
+    return joined.status();
+  }
+  if (joined->replaced) {
+    const std::string why = "another worker joined from the same address";
+    effects_.Evict(*joined->replaced, absl::AbortedError(why));
+    Lose(*joined->replaced, registration.name, why);
+  }
+  return joined->id;
+}
+
+absl::Status Cluster::Heartbeat(WorkerId worker, uint64_t sequence, absl::Time now) {
+  return membership_.Heartbeat(worker, sequence, now);
+}
+
+Cluster::Group* Cluster::GroupOf(WorkerId worker) {
+  const auto it = holders_.find(worker);
+  return it == holders_.end() ? nullptr : &groups_[it->second];
+}
+
+absl::Status Cluster::Report(WorkerId worker, const ShardReport& report, absl::Time now) {
+  if (membership_.Find(worker) == nullptr) {
+    return absl::NotFoundError(absl::StrCat("worker ", worker.value, " is not a member; join again"));
+  }
+  Group* group = GroupOf(worker);
+  if (group == nullptr || group->epoch != report.epoch) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("report of epoch ", report.epoch.value, ", but the worker holds ",
+                     group == nullptr ? "no shard" : absl::StrCat("epoch ", group->epoch.value)));
+  }
+  const auto rank =
+      std::find_if(group->ranks.begin(), group->ranks.end(), [&](const Rank& r) { return r.worker == worker; });
+  const ShardState before = rank->report.state;
+  if (report.state != ShardState::kFailed && report.state != ShardState::kIdle && report.state < before) {
+    return absl::FailedPreconditionError(absl::StrCat("rank of epoch ", report.epoch.value,
+                                                      " cannot go back from state ", static_cast<int>(before), " to ",
+                                                      static_cast<int>(report.state)));
+  }
+  rank->report = report;
+  switch (report.state) {
+    case ShardState::kFailed:
+      RankFailed(*group, static_cast<size_t>(rank - group->ranks.begin()), now);
+      break;
+    case ShardState::kIdle:
+      rank->report.message = "the worker dropped its shard";
+      RankFailed(*group, static_cast<size_t>(rank - group->ranks.begin()), now);
+      break;
+    case ShardState::kReady:
+      CheckReady(*group, now);
+      break;
+    case ShardState::kLoading:
+    case ShardState::kConnecting:
+      break;
+  }
+  return absl::OkStatus();
+}
+
+void Cluster::CheckReady(Group& group, absl::Time now) {
+  std::vector<std::string> fingerprints;
+  for (const Rank& rank : group.ranks) {
+    if (rank.report.state != ShardState::kReady) {
+      return;
+    }
+    fingerprints.push_back(rank.report.fingerprint);
+  }
+  if (group.state == GroupState::kReady) {
+    return;
+  }
+  group.state = GroupState::kReady;
+  group.message.clear();
+  group.trouble.clear();
+  group.fingerprint = JoinFingerprints(fingerprints);
+  group.ready_since = now;
+  group.failed_on.clear();
+  effects_.GroupReady(group.id, group.epoch, group.model->name,
+                      membership_.Find(group.ranks.front().worker)->registration.address, group.fingerprint);
+}
+
+void Cluster::RankFailed(Group& group, size_t rank, absl::Time now) {
+  const WorkerId worker = group.ranks[rank].worker;
+  const Registration& who = membership_.Find(worker)->registration;
+  const std::string message =
+      absl::StrCat("rank ", rank, " on ", who.name, " (", who.address, "): ", group.ranks[rank].report.message);
+  if (group.state == GroupState::kReady && now - group.ready_since >= options_.stable_after) {
+    group.failures = 0;
+  }
+  absl::Duration backoff = options_.first_backoff;
+  for (int i = 0; i < group.failures && backoff < options_.max_backoff; ++i) {
+    backoff *= 2;
+  }
+  backoff = std::min(backoff, options_.max_backoff);
+  ++group.failures;
+  group.failed_on.insert(worker);
+  group.retry_at = now + backoff;
+  Dissolve(group, WorkerId(), absl::UnavailableError(message));
+  group.state = GroupState::kFailed;
+  group.trouble = message;
+  group.message = absl::StrCat(message, "; next try (", group.failures + 1, ") in ", absl::FormatDuration(backoff));
+}
+
+void Cluster::Dissolve(Group& group, WorkerId gone, const absl::Status& why) {
+  if (group.state == GroupState::kReady) {
+    effects_.GroupLost(group.id, group.epoch, group.model->name, why);
+  }
+  for (const Rank& rank : group.ranks) {
+    holders_.erase(rank.worker);
+    if (rank.worker != gone) {
+      effects_.Release(rank.worker, group.epoch, std::string(why.message()));
+    }
+  }
+  group.ranks.clear();
+  group.fingerprint.clear();
+  group.state = GroupState::kWaiting;
+}
+
+void Cluster::Lose(WorkerId worker, const std::string& name, const std::string& why) {
+  for (Group& group : groups_) {
+    group.failed_on.erase(worker);
+  }
+  if (Group* group = GroupOf(worker); group != nullptr) {
+    const auto rank =
+        std::find_if(group->ranks.begin(), group->ranks.end(), [&](const Rank& r) { return r.worker == worker; }) -
+        group->ranks.begin();
+    const std::string message = absl::StrCat("rank ", rank, " on ", name, " was lost: ", why);
+    Dissolve(*group, worker, absl::UnavailableError(message));
+    group->trouble = message;
+  }
+}
+
+void Cluster::Leave(WorkerId worker, const std::string& why, absl::Time now) {
+  const Membership::Member* member = membership_.Find(worker);
+  if (member == nullptr) {
+    return;  // its lease ended first, or another one took its place
+  }
+  const std::string name = member->registration.name;
+  membership_.Leave(worker);
+  Lose(worker, name, why);
+  FormGroups(now);
+}
+
+void Cluster::Tick(absl::Time now) {
+  for (const WorkerId worker : membership_.Expired(now)) {
+    const std::string why = absl::StrCat("no heartbeat for ", absl::FormatDuration(options_.lease));
+    effects_.Evict(worker, absl::DeadlineExceededError(why));
+    Leave(worker, why, now);
+  }
+  FormGroups(now);
+}
+
+void Cluster::FormGroups(absl::Time now) {
+  for (Group& group : groups_) {
+    if (group.state == GroupState::kFailed && now >= group.retry_at) {
+      group.state = GroupState::kWaiting;
+    }
+    if (group.state != GroupState::kWaiting) {
+      continue;
+    }
+    std::vector<Candidate> idle;
+    for (const auto& [id, member] : membership_.members()) {
+      if (!holders_.contains(id)) {
+        idle.push_back({.id = id,
+                        .host = member.registration.host,
+                        .device_kind = member.registration.device.kind,
+                        .failed_lately = group.failed_on.contains(id)});
+      }
+    }
+    const Choice choice = ChooseWorkers(group.model->ranks(), std::move(idle));
+    if (!choice.workers.empty()) {
+      Form(group, choice.workers, choice.communicator);
+    } else {
+      group.message = absl::StrCat("needs ", group.model->ranks(), " idle workers of one device kind, ",
+                                   choice.available, " there: start ", group.model->ranks() - choice.available, " more",
+                                   group.trouble.empty() ? "" : "; before that: ", group.trouble);
+    }
+  }
+}
+
+void Cluster::Form(Group& group, const std::vector<WorkerId>& workers, const std::string& communicator) {
+  group.epoch = next_epoch_;
+  next_epoch_ = Epoch(next_epoch_.value + 1);
+  group.state = GroupState::kLoading;
+  group.message = absl::StrCat("loading on ", workers.size(), workers.size() == 1 ? " worker" : " workers",
+                               group.trouble.empty() ? "" : "; before that: ", group.trouble);
+  group.ranks.clear();
+  Assignment assignment;
+  assignment.group = group.id;
+  assignment.epoch = group.epoch;
+  assignment.model = *group.model;
+  assignment.communicator = communicator;
+  assignment.rendezvous = options_.make_rendezvous();
+  for (const WorkerId worker : workers) {
+    assignment.peers.push_back(membership_.Find(worker)->registration.address);
+    holders_[worker] = static_cast<size_t>(&group - groups_.data());
+    Rank rank;
+    rank.worker = worker;
+    rank.report.epoch = group.epoch;
+    rank.report.state = ShardState::kLoading;
+    group.ranks.push_back(std::move(rank));
+  }
+  for (size_t rank = 0; rank < workers.size(); ++rank) {
+    assignment.rank = static_cast<int>(rank);
+    effects_.Assign(workers[rank], assignment);
+  }
+}
+
+ClusterView Cluster::View() const {
+  ClusterView view;
+  view.models = models_;
+  std::map<WorkerId, const Rank*> shards;
+  for (const Group& group : groups_) {
+    GroupView g;
+    g.id = group.id;
+    g.epoch = group.epoch;
+    g.model = group.model->name;
+    g.state = group.state;
+    g.fingerprint = group.fingerprint;
+    g.message = group.message;
+    for (const Rank& rank : group.ranks) {
+      g.ranks.push_back({rank.worker, rank.report});
+      shards[rank.worker] = &rank;
+    }
+    view.groups.push_back(std::move(g));
+  }
+  for (const auto& [id, member] : membership_.members()) {
+    WorkerView w;
+    w.id = id;
+    w.registration = member.registration;
+    if (const auto it = shards.find(id); it != shards.end()) {
+      w.state = it->second->report.state;
+      w.epoch = it->second->report.epoch;
+    }
+    view.workers.push_back(std::move(w));
+  }
+  return view;
+}
+
+}  // namespace alphecca::coordinator

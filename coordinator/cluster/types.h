@@ -1,0 +1,119 @@
+// What membership, assignment and group state are made of: the domain forms of alphecca/v1/cluster.proto.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/ids.h"
+
+namespace alphecca::coordinator {
+
+inline constexpr uint32_t kProtocolVersion = 1;
+
+struct DeviceInfo {
+  std::string kind;  // "cpu", "cuda"
+  std::string name;
+  int64_t memory_bytes = 0;  // that a shard may use
+  int32_t threads = 0;
+  std::string isa;
+};
+
+// What a worker says of itself when it joins.
+struct Registration {
+  uint32_t protocol_version = 0;
+  std::string build;
+  DeviceInfo device;
+  std::string address;  // host:port
+  std::string name;     // empty: one is made
+  std::string host;     // equal on ranks that may share memory
+};
+
+// Within an epoch a shard goes through these in order; failed may follow any.
+enum class ShardState { kIdle, kLoading, kConnecting, kReady, kFailed };
+
+struct ShardReport {
+  Epoch epoch;
+  ShardState state = ShardState::kIdle;
+  int64_t loaded_bytes = 0;
+  int64_t total_bytes = 0;
+  std::string message;
+  std::string fingerprint;
+  int64_t weight_bytes = 0;
+  int64_t kv_bytes = 0;
+};
+
+// A model to serve and how: fixed for the life of the coordinator.
+struct ModelSpec {
+  std::string name;
+  std::string checkpoint;  // path on the workers' hosts
+  std::string revision;    // of configuration and tensor index, as the coordinator sees it
+  int tp = 1;
+  int ep = 1;
+  int replicas = 1;
+  std::string weights = "as-file";
+  std::string activations = "default";
+  std::string kv_type = "bf16";
+  int64_t context = 0;
+  int max_sequences = 0;
+  std::string plan_hash;
+  int ranks() const { return tp > ep ? tp : ep; }
+};
+
+// One rank's part of a group.
+struct Assignment {
+  GroupId group;
+  Epoch epoch;
+  ModelSpec model;
+  int rank = 0;
+  std::vector<std::string> peers;  // addresses by rank
+  std::string communicator;        // "solo", "shm", "gloo"
+  std::string rendezvous;
+};
+
+enum class GroupState { kWaiting, kLoading, kReady, kFailed };
+std::string_view GroupStateName(GroupState state);  // as in GroupStatus.state
+
+// What the state machine wants done, in order. Effects of a released epoch come before those of a later one.
+class ClusterEffects {
+ public:
+  virtual ~ClusterEffects() = default;
+  virtual void Assign(WorkerId worker, const Assignment& assignment) = 0;
+  virtual void Release(WorkerId worker, Epoch epoch, const std::string& reason) = 0;
+  // The worker is no longer a member: its stream should end with this status.
+  virtual void Evict(WorkerId worker, const absl::Status& why) = 0;
+  virtual void GroupReady(GroupId group, Epoch epoch, const std::string& model, const std::string& leader_address,
+                          const std::string& fingerprint) = 0;
+  // A group that was ready no longer is.
+  virtual void GroupLost(GroupId group, Epoch epoch, const std::string& model, const absl::Status& why) = 0;
+};
+
+// Snapshots for people and programs.
+struct RankView {
+  WorkerId worker;
+  ShardReport report;
+};
+struct GroupView {
+  GroupId id;
+  Epoch epoch;
+  std::string model;
+  GroupState state = GroupState::kWaiting;
+  std::string fingerprint;
+  std::string message;
+  std::vector<RankView> ranks;
+};
+struct WorkerView {
+  WorkerId id;
+  Registration registration;
+  ShardState state = ShardState::kIdle;
+  Epoch epoch;
+};
+struct ClusterView {
+  std::vector<ModelSpec> models;
+  std::vector<GroupView> groups;
+  std::vector<WorkerView> workers;
+};
+
+}  // namespace alphecca::coordinator

@@ -1,0 +1,81 @@
+#include "coordinator/routing/admission.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/request/errors.h"
+
+namespace alphecca::coordinator {
+
+Admission::Ticket::Ticket(Admission* owner, std::string tenant, int sequences, int64_t bytes)
+    : owner_(owner), tenant_(std::move(tenant)), sequences_(sequences), bytes_(bytes) {}
+
+Admission::Ticket::Ticket(Ticket&& other) noexcept {
+  *this = std::move(other);
+}
+
+Admission::Ticket& Admission::Ticket::operator=(Ticket&& other) noexcept {
+  std::swap(owner_, other.owner_);
+  std::swap(tenant_, other.tenant_);
+  std::swap(sequences_, other.sequences_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+Admission::Ticket::~Ticket() {
+  if (owner_ != nullptr) {
+    owner_->GiveBack(tenant_, sequences_, bytes_);
+  }
+}
+
+absl::StatusOr<Admission::Ticket> Admission::Admit(const std::string& tenant, int sequences, int64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  if (draining_) {
+    return absl::UnavailableError("this coordinator is shutting down; retry elsewhere");
+  }
+  const auto full = [&](const std::string& what) { return RetryLater(what, options_.retry_after); };
+  if (open_ + sequences > options_.max_sequences) {
+    return full(absl::StrCat(open_, " sequences are open, at most ", options_.max_sequences, " may be"));
+  }
+  if (bytes_ + bytes > options_.max_request_bytes) {
+    return full(absl::StrCat("open requests hold ", bytes_, " bytes, this one would add ", bytes, "; at most ",
+                             options_.max_request_bytes, " may be held"));
+  }
+  const auto mine = by_tenant_.find(tenant);
+  const int held = mine == by_tenant_.end() ? 0 : mine->second;
+  if (held + sequences > options_.max_sequences_per_tenant) {
+    return full(absl::StrCat("tenant \"", tenant, "\" has ", held, " sequences open, at most ",
+                             options_.max_sequences_per_tenant, " may be"));
+  }
+  open_ += sequences;
+  bytes_ += bytes;
+  by_tenant_[tenant] = held + sequences;
+  return Ticket(this, tenant, sequences, bytes);
+}
+
+void Admission::GiveBack(const std::string& tenant, int sequences, int64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  open_ -= sequences;
+  bytes_ -= bytes;
+  if (const auto it = by_tenant_.find(tenant); it != by_tenant_.end() && (it->second -= sequences) <= 0) {
+    by_tenant_.erase(it);
+  }
+}
+
+void Admission::Drain() {
+  const absl::MutexLock lock(&mutex_);
+  draining_ = true;
+}
+
+bool Admission::WaitEmpty(absl::Time deadline) const {
+  const absl::MutexLock lock(&mutex_);
+  const auto empty = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return open_ == 0; };
+  return mutex_.AwaitWithDeadline(absl::Condition(&empty), deadline);
+}
+
+int Admission::open_sequences() const {
+  const absl::MutexLock lock(&mutex_);
+  return open_;
+}
+
+}  // namespace alphecca::coordinator

@@ -1,0 +1,57 @@
+#include "coordinator/cluster/assigner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace alphecca::coordinator {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+Candidate On(uint64_t id, const std::string& host, const std::string& kind = "cpu", bool failed = false) {
+  return {.id = WorkerId(id), .host = host, .device_kind = kind, .failed_lately = failed};
+}
+
+TEST(ChooseWorkers, OneRankIsSolo) {
+  const Choice c = ChooseWorkers(1, {On(2, "a"), On(1, "b")});
+  EXPECT_THAT(c.workers, ElementsAre(WorkerId(1)));
+  EXPECT_EQ(c.communicator, "solo");
+}
+
+TEST(ChooseWorkers, PrefersOneHostOverLowerIds) {
+  const Choice c = ChooseWorkers(2, {On(1, "a"), On(2, "b"), On(3, "b")});
+  EXPECT_THAT(c.workers, ElementsAre(WorkerId(2), WorkerId(3)));
+  EXPECT_EQ(c.communicator, "shm");
+}
+
+TEST(ChooseWorkers, TakesTheHostWithFewestToSpare) {
+  const Choice c = ChooseWorkers(2, {On(1, "a"), On(2, "a"), On(3, "a"), On(4, "b"), On(5, "b")});
+  EXPECT_THAT(c.workers, ElementsAre(WorkerId(4), WorkerId(5)));
+}
+
+TEST(ChooseWorkers, AcrossHostsUsesFewAndKeepsNeighboursTogether) {
+  const Choice c = ChooseWorkers(3, {On(1, "a"), On(2, "b"), On(3, "c"), On(4, "b")});
+  EXPECT_THAT(c.workers, ElementsAre(WorkerId(2), WorkerId(4), WorkerId(1)));
+  EXPECT_EQ(c.communicator, "gloo");
+}
+
+TEST(ChooseWorkers, NeverMixesDeviceKinds) {
+  const Choice c = ChooseWorkers(2, {On(1, "a", "cpu"), On(2, "a", "cuda")});
+  EXPECT_THAT(c.workers, IsEmpty());
+  EXPECT_EQ(c.available, 1);
+}
+
+TEST(ChooseWorkers, AvoidsWorkersThatFailedUnlessNobodyElseIsLeft) {
+  EXPECT_THAT(ChooseWorkers(1, {On(1, "a", "cpu", true), On(2, "a")}).workers, ElementsAre(WorkerId(2)));
+  EXPECT_THAT(ChooseWorkers(2, {On(1, "a", "cpu", true), On(2, "a")}).workers, ElementsAre(WorkerId(2), WorkerId(1)));
+}
+
+TEST(ChooseWorkers, NobodyThere) {
+  const Choice c = ChooseWorkers(2, {});
+  EXPECT_THAT(c.workers, IsEmpty());
+  EXPECT_EQ(c.available, 0);
+}
+
+}  // namespace
+}  // namespace alphecca::coordinator
