@@ -64,8 +64,9 @@ class Followers {
 
 struct EngineOptions {
   Epoch epoch;
-  int max_waiting = 1024;     // sequences queued at most; beyond: ResourceExhausted
-  int64_t step_tokens = 256;  // rows of a step at most (prefill chunks and decodes together)
+  int max_waiting = 1024;                       // sequences queued at most; beyond: ResourceExhausted
+  int64_t step_tokens = 256;                    // rows of a step at most (prefill chunks and decodes together)
+  std::function<absl::Time()> now = absl::Now;  // what deadlines are held against, once a step
 };
 
 struct EngineCounts {
@@ -81,7 +82,7 @@ class Engine {
   // The runner and followers must outlive the engine. Starts the thread.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, ShardRunner& runner,
                                                         Followers* followers);
-  virtual ~Engine() = default;  // stops
+  virtual ~Engine() = default;  // stops; not to be called from a sink or on_broken
 
   // InvalidArgument: prompt empty, a token out of range, prompt + max_tokens over the context (each names the
   // value and the limit). ResourceExhausted: the queue is full. Unavailable: stopped or broken.

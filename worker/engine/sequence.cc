@@ -1,0 +1,131 @@
+#include "worker/engine/sequence.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "worker/engine/plan_check.h"
+
+namespace alphecca::engine {
+namespace {
+
+absl::Status CheckTokens(std::string_view what, const std::vector<int32_t>& tokens, int64_t vocab) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(std::string(what), "[", i, "] is ", tokens[i], ": must be 0 to ", vocab - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLogprobs(std::string_view what, int count) {
+  if (count < -1 || count > kernels::kMaxTopLogprobs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(what), " ", count, ": must be -1 (none) to ", kernels::kMaxTopLogprobs));
+  }
+  return absl::OkStatus();
+}
+
+void KeepTop(StepChoice& choice, int count) {
+  choice.top.resize(std::min(choice.top.size(), static_cast<size_t>(std::max(count, 0))));
+}
+
+}  // namespace
+
+absl::Status CheckRequest(const SequenceRequest& request, const ShardLimits& limits) {
+  if (request.prompt.empty()) {
+    return absl::InvalidArgumentError("prompt is empty: must hold at least one token");
+  }
+  if (request.max_tokens < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("max_tokens ", request.max_tokens, ": must be at least 1"));
+  }
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt + request.max_tokens > limits.context) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt of ", prompt, " tokens and max_tokens ", request.max_tokens,
+                                                   " exceed the context of ", limits.context, " tokens"));
+  }
+  if (request.window < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("window ", request.window, ": must be at least 1"));
+  }
+  RETURN_IF_ERROR(CheckTokens("prompt", request.prompt, limits.vocab));
+  RETURN_IF_ERROR(CheckTokens("stop_ids", request.stop_ids, limits.vocab));
+  RETURN_IF_ERROR(CheckLogprobs("logprobs", request.logprobs));
+  RETURN_IF_ERROR(CheckLogprobs("prompt_logprobs", request.prompt_logprobs));
+  return CheckSamplingValues(request.sampling);
+}
+
+Arrival Sequence::ArrivalAs(SequenceKey key) const {
+  return {.key = key,
+          .prompt_tokens = PromptTokens(),
+          .max_tokens = request_.max_tokens,
+          .prompt_logits = request_.prompt_logprobs >= 0,
+          .priority = request_.priority,
+          .deadline = request_.deadline};
+}
+
+void Sequence::AppendRows(const Share& share, StepPlan& plan) const {
+  if (share.opens) {
+    OpenSlot open{.slot = share.slot, .sampling = request_.sampling};
+    open.sampling.top_logprobs = std::max({request_.logprobs, request_.prompt_logprobs, 0});
+    plan.opens.push_back(open);
+  }
+  const int64_t prompt = PromptTokens();
+  for (int64_t position = share.begin; position < share.end; ++position) {
+    const bool samples = share.samples && position == share.end - 1;
+    const bool reports = request_.prompt_logprobs >= 0 && position + 1 < prompt;
+    PlanRow row;
+    row.token = position < prompt ? request_.prompt[static_cast<size_t>(position)] : -1 - share.slot;
+    row.position = static_cast<int32_t>(position);
+    row.slot = share.slot;
+    row.wants_logits = samples || reports;
+    if (row.wants_logits) {
+      const int32_t wanted = reports ? request_.prompt[static_cast<size_t>(position + 1)] : -1;
+      plan.logits.push_back({.row = static_cast<int32_t>(plan.rows.size()), .wanted = wanted, .keep = samples});
+    }
+    plan.rows.push_back(row);
+  }
+}
+
+void Sequence::TakePrompt(int32_t token, StepChoice choice) {
+  choice.token = token;
+  choice.logprob = choice.wanted_logprob;
+  KeepTop(choice, request_.prompt_logprobs);
+  prompt_logprobs_.push_back(std::move(choice));
+}
+
+bool Sequence::IsStop(int32_t token) const {
+  return std::find(request_.stop_ids.begin(), request_.stop_ids.end(), token) != request_.stop_ids.end();
+}
+
+SequenceUpdate Sequence::TakeToken(StepChoice choice) {
+  SequenceUpdate update;
+  update.id = request_.id;
+  ++generated_;
+  if (generated_ - credited_ > request_.window) {
+    update.error = absl::ResourceExhaustedError(
+        absl::StrCat("the client is slow: ", request_.window, " tokens await credit, the sequence's window"));
+    return update;
+  }
+  const int32_t token = choice.token;
+  update.ids.push_back(token);
+  if (request_.logprobs >= 0) {
+    KeepTop(choice, request_.logprobs);
+    update.logprobs.push_back(std::move(choice));
+  }
+  update.prompt_logprobs = std::exchange(prompt_logprobs_, {});
+  if (IsStop(token)) {
+    update.finish = Finish::kStop;
+  } else if (generated_ == request_.max_tokens) {
+    update.finish = Finish::kLength;
+  }
+  return update;
+}
+
+void Sequence::Credit(int64_t tokens) {
+  credited_ = std::min(credited_ + tokens, generated_);
+}
+
+}  // namespace alphecca::engine

@@ -1,0 +1,213 @@
+#include "worker/engine/shard_runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "kernels/sampling.h"
+#include "worker/engine/block_manager.h"
+#include "worker/engine/kv_sizing.h"
+#include "worker/engine/plan_check.h"
+
+namespace alphecca::engine {
+namespace {
+
+constexpr int64_t kLogitRows = 64;  // R of a step, unless more sequences than that may run
+
+std::string Fingerprint(const model::Checkpoint& checkpoint, const model::ShardPlan& plan,
+                        const kernels::Backend& backend, const comm::Communicator& comm, const ShardOptions& options) {
+  const bool f32_activations = backend.activations() == kernels::Activations::kF32;
+  const bool f32_weights = options.weights == forward::GemmaOptions::Weights::kF32;
+  return absl::StrCat(backend.Name(), "/", backend.IsaPath(), "/", f32_activations ? "act-f32" : "act-default", "/",
+                      f32_weights ? "w-f32" : "w-file", "/kv-", std::string(kernels::Info(options.kv_type).name), "/",
+                      plan.Hash(), "/", comm.Kind(), "/", checkpoint.Revision());
+}
+
+// The arrays that a StepInput points to.
+struct StepArrays {
+  std::vector<int32_t> tokens, positions, slots, logit_rows;
+  std::vector<kernels::KeyRange> full, sliding;
+  std::vector<kernels::SamplingRow> sampling;
+
+  kernels::StepInput Input(const StepPlan& plan) const {
+    kernels::StepInput input;
+    input.tokens = tokens;
+    input.positions = positions;
+    input.slots = slots;
+    input.full = full;
+    input.sliding = sliding;
+    input.logit_rows = logit_rows;
+    input.sampling = sampling;
+    input.tables[kernels::kFullPool] = plan.tables[kernels::kFullPool];
+    input.tables[kernels::kSlidingPool] = plan.tables[kernels::kSlidingPool];
+    return input;
+  }
+};
+
+class Runner final : public ShardRunner {
+ public:
+  Runner(kernels::Backend& backend, const ShardLimits& limits, std::unique_ptr<forward::Gemma> gemma)
+      : backend_(backend), limits_(limits), gemma_(std::move(gemma)), check_(limits) {
+    sampling_.resize(static_cast<size_t>(limits.max_sequences));
+  }
+
+  absl::Status Allocate(const ShardOptions& options) {
+    for (const kernels::PoolKind kind : {kernels::kFullPool, kernels::kSlidingPool}) {
+      kernels::KvPoolSpec spec = gemma_->PoolSpec(kind);
+      if (spec.layers.empty()) {
+        continue;
+      }
+      spec.block_tokens = limits_.block_tokens;
+      spec.num_blocks = kind == kernels::kFullPool ? limits_.full_blocks : limits_.sliding_blocks;
+      spec.num_slots = limits_.max_sequences;
+      spec.max_blocks_per_slot = BlocksFor(limits_.context, limits_.block_tokens);
+      spec.type = options.kv_type;
+      ASSIGN_OR_RETURN(pools_[kind], backend_.CreateKvPool(spec));
+    }
+    RETURN_IF_ERROR(backend_.ReserveSlots(limits_.max_sequences));
+    stream_ = backend_.CreateStream();
+    return absl::OkStatus();
+  }
+
+  void set_fingerprint(std::string fingerprint) { fingerprint_ = std::move(fingerprint); }
+
+  const ShardLimits& limits() const override { return limits_; }
+  forward::Gemma& gemma() override { return *gemma_; }
+  int64_t weight_bytes() const override { return gemma_->weight_bytes(); }
+  int64_t kv_bytes() const override {
+    int64_t bytes = 0;
+    for (const auto& pool : pools_) {
+      bytes += pool == nullptr ? 0 : pool->bytes;
+    }
+    return bytes;
+  }
+  std::string fingerprint() const override { return fingerprint_; }
+
+  absl::StatusOr<StepResult> Run(const StepPlan& plan) override {
+    RETURN_IF_ERROR(broken_);
+    RETURN_IF_ERROR(check_.Check(plan));
+    absl::StatusOr<StepResult> result = RunChecked(plan);
+    if (!result.ok()) {
+      // KV and collectives are somewhere inside the step: nothing after it can be trusted.
+      broken_ = result.status();
+    }
+    return result;
+  }
+
+ private:
+  absl::StatusOr<StepResult> RunChecked(const StepPlan& plan) {
+    for (const OpenSlot& open : plan.opens) {
+      sampling_[static_cast<size_t>(open.slot)] = open.sampling;
+    }
+    Gather(plan);
+    const std::unique_ptr<kernels::Step> step =
+        backend_.Upload(*stream_, arrays_.Input(plan), pools_[0].get(), pools_[1].get());
+    const int count = arrays_.sampling.empty() ? 1 : kernels::CandidateCount(arrays_.sampling);
+    RETURN_IF_ERROR(gemma_->Run(*stream_, *step, pools_[0].get(), pools_[1].get(), count));
+    StepResult result{.epoch = plan.epoch, .step = plan.step, .choices = {}};
+    if (plan.logits.empty()) {
+      RETURN_IF_ERROR(backend_.Synchronize(*stream_));
+      return result;
+    }
+    const int64_t bytes = kernels::ChoiceBytes(count);
+    choices_.resize(static_cast<size_t>(bytes) * plan.logits.size());
+    RETURN_IF_ERROR(backend_.Read(*stream_, gemma_->choices(), choices_));
+    result.choices.reserve(plan.logits.size());
+    for (size_t i = 0; i < plan.logits.size(); ++i) {
+      result.choices.push_back(
+          Unpack(choices_.data() + static_cast<size_t>(bytes) * i, count, arrays_.sampling[i].top_logprobs));
+    }
+    return result;
+  }
+
+  void Gather(const StepPlan& plan) {
+    arrays_ = StepArrays{};
+    for (const PlanRow& row : plan.rows) {
+      arrays_.tokens.push_back(row.token);
+      arrays_.positions.push_back(row.position);
+      arrays_.slots.push_back(row.slot);
+      arrays_.full.push_back({0, row.position});
+      arrays_.sliding.push_back({std::max(row.position - limits_.sliding_window + 1, 0), row.position});
+    }
+    for (const LogitRequest& request : plan.logits) {
+      const PlanRow& row = plan.rows[static_cast<size_t>(request.row)];
+      arrays_.logit_rows.push_back(request.row);
+      kernels::SamplingRow sampling = sampling_[static_cast<size_t>(row.slot)];
+      sampling.slot = row.slot;
+      sampling.position = row.position + 1;
+      sampling.wanted = request.wanted;
+      sampling.keep = request.keep ? 1 : 0;
+      if (!request.keep && request.wanted >= 0) {
+        // Only log-probabilities are asked, which come before temperature and filters: spare their candidates.
+        sampling.temperature = 0.0F;
+        sampling.top_k = 0;
+        sampling.top_p = 1.0F;
+        sampling.min_p = 0.0F;
+      }
+      arrays_.sampling.push_back(sampling);
+    }
+  }
+
+  static StepChoice Unpack(const std::byte* record, int count, int32_t top_logprobs) {
+    kernels::Choice head;
+    std::memcpy(&head, record, sizeof(head));
+    StepChoice choice{.token = head.token, .logprob = head.logprob, .wanted_logprob = head.wanted_logprob, .top = {}};
+    const int listed = std::min({head.listed, top_logprobs, count});
+    if (listed > 0) {
+      choice.top.resize(static_cast<size_t>(listed));
+      std::memcpy(choice.top.data(), record + sizeof(head), static_cast<size_t>(listed) * sizeof(kernels::Candidate));
+    }
+    return choice;
+  }
+
+  kernels::Backend& backend_;
+  ShardLimits limits_;
+  std::unique_ptr<forward::Gemma> gemma_;
+  PlanCheck check_;
+  std::string fingerprint_;
+  std::unique_ptr<kernels::KvPool> pools_[2];  // by PoolKind; null: no such layers
+  std::unique_ptr<kernels::Stream> stream_;
+  std::vector<kernels::SamplingRow> sampling_;  // by slot
+  StepArrays arrays_;
+  std::vector<std::byte> choices_;
+  absl::Status broken_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ShardRunner>> ShardRunner::Create(
+    const model::Checkpoint& checkpoint, const model::ShardPlan& plan, int rank, kernels::Backend& backend,
+    comm::Communicator& comm, const ShardOptions& options,
+    const std::function<void(int64_t done, int64_t total)>& progress) {
+  const model::ModelConfig& config = checkpoint.config();
+  if (rank < 0 || rank >= static_cast<int>(plan.ranks.size()) || comm.rank() != rank ||
+      comm.size() != static_cast<int>(plan.ranks.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("rank ", rank, " of a plan for ", plan.ranks.size(),
+                                                   ": the communicator is rank ", comm.rank(), " of ", comm.size()));
+  }
+  ASSIGN_OR_RETURN(const KvSizes sizes, SizeKv(config, plan, options));
+  ShardLimits limits;
+  limits.context = sizes.context;
+  limits.vocab = config.vocab;
+  limits.sliding_window = config.sliding_window;
+  limits.max_sequences = options.max_sequences;
+  limits.max_rows = options.max_rows;
+  limits.max_logit_rows = std::min(options.max_rows, std::max<int64_t>(kLogitRows, options.max_sequences));
+  limits.block_tokens = options.block_tokens;
+  limits.full_blocks = sizes.full_blocks;
+  limits.sliding_blocks = sizes.sliding_blocks;
+
+  const forward::GemmaOptions gemma_options{
+      .max_rows = limits.max_rows, .max_logit_rows = limits.max_logit_rows, .weights = options.weights};
+  ASSIGN_OR_RETURN(std::unique_ptr<forward::Gemma> gemma,
+                   forward::Gemma::Create(checkpoint, plan, rank, backend, comm, gemma_options, progress));
+  auto runner = std::make_unique<Runner>(backend, limits, std::move(gemma));
+  RETURN_IF_ERROR(runner->Allocate(options));
+  runner->set_fingerprint(Fingerprint(checkpoint, plan, backend, comm, options));
+  RETURN_IF_ERROR(comm.Barrier());
+  return runner;
+}
+
+}  // namespace alphecca::engine
