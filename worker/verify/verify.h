@@ -1,0 +1,45 @@
+// Runs a golden case through the forward pass and judges it: what `alphecca verify` does.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "worker/verify/judge.h"
+#include "worker/verify/rank_group.h"
+
+namespace alphecca::verify {
+
+struct VerifyOptions {
+  int tp = 1;
+  std::optional<int> ep;         // unset: tp for a mixture of experts, else 1
+  bool widen_weights = false;    // hold weights as F32; InvalidArgument on GGUF, which keeps its own types
+  bool f32_activations = false;  // also where the weights are quantised; forces an F32 KV cache
+  std::optional<bool> bf16_kv;   // unset: F32 if activations are, else BF16
+  Kernels kernels = Kernels::kCpu;
+  int threads = 0;          // of all ranks together; 0: the machine's
+  int64_t step_rows = 256;  // prompts go in chunks of at most this many rows
+};
+
+struct VerifyReport {
+  std::string case_name;
+  int tp = 1;
+  int ep = 1;
+  std::string weights;      // "f32", "bf16", "gguf"
+  std::string kernels;      // "cpu", "ref"
+  std::string activations;  // "f32", "int8"
+  std::string kv;           // "f32", "bf16"
+  Rule rule = Rule::kF32;
+  Verdict verdict;
+};
+
+// One object as `alphecca verify --json` prints it; "failures" only if there are.
+nlohmann::ordered_json ToJson(const VerifyReport& report);
+
+// A case that fails is a report; an error is a case that could not run (no such file, a plan that the shape rules out).
+absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const VerifyOptions& options);
+
+}  // namespace alphecca::verify
