@@ -1,2 +1,5 @@
 # Communicators.
 alphecca_test(comm_shm_test SOURCES comm_shm_test.cc DEPS alphecca::worker_comm)
+if(ALPHECCA_GLOO)
+  alphecca_test(comm_gloo_test SOURCES comm_gloo_test.cc DEPS alphecca::worker_comm_gloo)
+endif()
