@@ -47,7 +47,7 @@ struct Errors {
       }
       const double want = static_cast<double>(golden[static_cast<size_t>(token.id())]) - normaliser;
       const double error = static_cast<double>(token.logprob()) - want;
-      max_abs = std::max(max_abs, std::abs(error));
+      max_abs = std::isfinite(error) ? std::max(max_abs, std::abs(error)) : INFINITY;
       squares_here += error * error;
       golden_here += want * want;
     };
