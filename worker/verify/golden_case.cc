@@ -1,16 +1,17 @@
 #include "worker/verify/golden_case.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <system_error>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
-#include "kernels/quant/quant.h"
+#include "kernels/dtype.h"
 #include "model/safetensors.h"
 #include "nlohmann/json.hpp"
 
@@ -20,9 +21,9 @@ namespace {
 using Json = nlohmann::json;
 
 // What a prompt may name in golden.safetensors and is judged by.
-constexpr const char* kTensors[] = {"logits",   "logits_last", "greedy_logits", "hidden",           "hidden_last",
-                                    "attn_out", "mlp_out",     "moe_out",       "per_layer_inputs", "final_norm_last",
-                                    "router_topk_weight"};
+constexpr const char* kTensors[] = {"logits",           "logits_last",     "greedy_logits",     "hidden",
+                                    "hidden_last",      "attn_out",        "mlp_out",           "moe_out",
+                                    "per_layer_inputs", "final_norm_last", "router_topk_weight"};
 
 absl::StatusOr<Json> ReadJson(const std::string& path) {
   std::ifstream file(path);
@@ -93,19 +94,65 @@ absl::Status ReadContinuations(const Json& json, const std::string& path, Golden
   return absl::OkStatus();
 }
 
-absl::StatusOr<GoldenTensor> ReadTensor(const model::SafetensorsTensor& stored, const std::string& what) {
+absl::StatusOr<GoldenTensor> ReadTensor(const model::SafetensorsTensor& stored, const std::string& path) {
   GoldenTensor tensor;
-  int64_t count = 1;
-  for (const int64_t size : stored.shape) {
-    tensor.shape.push_back(size);
-    count *= size;
-  }
-  if (stored.dtype != kernels::DType::kF32 || tensor.shape.empty() || count == 0) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s: F32 values of one dimension or more are wanted", what));
+  tensor.shape = stored.shape;
+  const auto count = static_cast<int64_t>(stored.data.size() / sizeof(float));
+  if (stored.type != kernels::DType::kF32 || stored.shape.empty() || count == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %s is %s of %d dimensions; F32 values of at least one wanted", path, stored.name,
+                        stored.dtype, stored.shape.size()));
   }
   tensor.values.resize(static_cast<size_t>(count));
-  kernels::DecodeRow(stored.dtype, stored.data, {0, count}, 1.0F, tensor.values.data());
+  std::memcpy(tensor.values.data(), stored.data.data(), stored.data.size());
   return tensor;
+}
+
+absl::StatusOr<std::vector<int32_t>> ReadIdTensor(const model::SafetensorsFile& file, const std::string& name) {
+  const model::SafetensorsTensor* stored = file.Find(name);
+  if (stored == nullptr || stored->type != kernels::DType::kI64) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: %s is missing or not I64", file.path(), name));
+  }
+  std::vector<int64_t> wide(stored->data.size() / sizeof(int64_t));
+  std::memcpy(wide.data(), stored->data.data(), wide.size() * sizeof(int64_t));
+  std::vector<int32_t> ids;
+  for (const int64_t id : wide) {
+    if (id < 0 || id > INT32_MAX) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s: %s holds %d, not a token id", file.path(), name, id));
+    }
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
+// golden.json names the prompts and their margins; the file of tensors holds ids and values.
+absl::StatusOr<GoldenPrompt> ReadPrompt(const Json& json, const std::string& name, const model::SafetensorsFile& file) {
+  GoldenPrompt prompt;
+  prompt.name = name;
+  ASSIGN_OR_RETURN(prompt.input_ids, ReadIdTensor(file, name + ".input_ids"));
+  ASSIGN_OR_RETURN(prompt.greedy_ids, ReadIdTensor(file, name + ".greedy_ids"));
+  ASSIGN_OR_RETURN(prompt.margins, ReadMargins(Member(json, "greedy_margin"), file.path() + ": " + name));
+  prompt.bf16 = ReadError(Member(json, "bf16"), "logit_maxabs", "logit_rel_rms");
+  for (const char* tensor : kTensors) {
+    if (const model::SafetensorsTensor* stored = file.Find(absl::StrCat(name, ".", tensor))) {
+      ASSIGN_OR_RETURN(prompt.tensors[tensor], ReadTensor(*stored, file.path()));
+    }
+  }
+  return prompt;
+}
+
+absl::Status CheckPrompts(const GoldenCase& golden, const std::string& path) {
+  if (golden.prompts.empty()) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: neither \"prompts\" nor \"greedy\" names a prompt", path));
+  }
+  for (const GoldenPrompt& prompt : golden.prompts) {
+    if (prompt.input_ids.empty() || prompt.greedy_ids.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%s: %s has %d input ids and %d greedy ids; at least one of each is wanted", path,
+                          prompt.name, prompt.input_ids.size(), prompt.greedy_ids.size()));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -113,6 +160,35 @@ absl::StatusOr<GoldenTensor> ReadTensor(const model::SafetensorsTensor& stored, 
 const GoldenTensor* GoldenPrompt::Find(const std::string& tensor) const {
   const auto found = tensors.find(tensor);
   return found == tensors.end() ? nullptr : &found->second;
+}
+
+absl::StatusOr<GoldenCase> ReadGoldenCase(const std::string& directory) {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::path(directory).lexically_normal();
+  const std::string json_path = root / "golden.json";
+  ASSIGN_OR_RETURN(const Json json, ReadJson(json_path));
+  GoldenCase golden;
+  const Json& name = Member(json, "case");
+  golden.name = name.is_string() ? name.get<std::string>()
+                                 : (root.has_filename() ? root : root.parent_path()).filename().string();
+  std::error_code error;
+  golden.gguf = fs::exists(root / "model.gguf", error);
+  golden.checkpoint = golden.gguf ? root / "model.gguf" : root;
+  golden.peer = ReadError(Member(json, "peer"), "max_abs", "rel_rms");
+  if (const Json& prompts = Member(json, "prompts"); prompts.is_object()) {
+    ASSIGN_OR_RETURN(const auto file, model::SafetensorsFile::Open(root / "golden.safetensors"));
+    for (const auto& [key, value] : prompts.items()) {
+      ASSIGN_OR_RETURN(GoldenPrompt prompt, ReadPrompt(value, key, *file));
+      golden.prompts.push_back(std::move(prompt));
+    }
+    std::stable_sort(golden.prompts.begin(), golden.prompts.end(), [](const GoldenPrompt& a, const GoldenPrompt& b) {
+      return a.input_ids.size() < b.input_ids.size();
+    });
+  } else {
+    RETURN_IF_ERROR(ReadContinuations(json, json_path, golden));
+  }
+  RETURN_IF_ERROR(CheckPrompts(golden, json_path));
+  return golden;
 }
 
 }  // namespace alphecca::verify

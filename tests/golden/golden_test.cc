@@ -1,0 +1,128 @@
+// Every golden case through `verify`, on both kernels, as the plans and weight types allow. The data: tests/data.
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "gtest/gtest.h"
+#include "model/checkpoint.h"
+#include "worker/verify/golden_case.h"
+#include "worker/verify/verify.h"
+
+namespace alphecca::golden {
+namespace {
+
+namespace fs = std::filesystem;
+using verify::Kernels;
+using verify::VerifyOptions;
+
+struct Plan {
+  int tp = 1;
+  int ep = 1;
+};
+
+std::vector<std::string> CasesIn(const std::string& directory) {
+  std::vector<std::string> cases;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    if (fs::exists(entry.path() / "golden.json")) {
+      cases.push_back(entry.path().string());
+    }
+  }
+  std::sort(cases.begin(), cases.end());
+  return cases;
+}
+
+std::string CaseName(const testing::TestParamInfo<std::string>& info) {
+  return absl::StrReplaceAll(fs::path(info.param).filename().string(), {{"-", "_"}});
+}
+
+model::ModelConfig ConfigOf(const std::string& directory) {
+  const auto golden = verify::ReadGoldenCase(directory);
+  EXPECT_TRUE(golden.ok()) << golden.status();
+  const auto checkpoint = model::Checkpoint::Open(golden->checkpoint);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  return (*checkpoint)->config();
+}
+
+void ExpectPass(const std::string& directory, const VerifyOptions& options) {
+  const auto report = verify::VerifyCase(directory, options);
+  ASSERT_TRUE(report.ok()) << directory << " tp " << options.tp << ": " << report.status();
+  EXPECT_TRUE(report->verdict.pass()) << verify::ToJson(*report).dump();
+}
+
+class SafetensorsGolden : public testing::TestWithParam<std::string> {};
+
+TEST_P(SafetensorsGolden, PassesOnCpuUnderEveryPlan) {
+  const model::ModelConfig config = ConfigOf(GetParam());
+  std::vector<Plan> plans = {{1, 1}, {2, 1}};
+  if (config.experts > 0) {
+    plans = {{1, 1}, {2, 2}, {1, 2}, {2, 1}, {4, 4}, {4, 1}, {1, 4}, {2, 4}, {4, 2}};
+  } else if (config.heads % 4 == 0) {
+    plans.push_back({4, 1});
+  }
+  for (const Plan plan : plans) {
+    for (const bool widen : {false, true}) {
+      ExpectPass(GetParam(), {.tp = plan.tp, .ep = plan.ep, .widen_weights = widen});
+    }
+  }
+}
+
+TEST_P(SafetensorsGolden, PassesOnReferenceKernels) {
+  ExpectPass(GetParam(), {.kernels = Kernels::kRef});
+}
+
+TEST_P(SafetensorsGolden, PassesWithABf16KvCache) {
+  ExpectPass(GetParam(), {.bf16_kv = true});
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, SafetensorsGolden, testing::ValuesIn(CasesIn(ALPHECCA_TEST_DATA "/goldens")), CaseName);
+
+class GgufGolden : public testing::TestWithParam<std::string> {};
+
+TEST_P(GgufGolden, PassesOnCpuWithInt8Activations) {
+  for (const int tp : {1, 2}) {
+    ExpectPass(GetParam(), {.tp = tp});
+  }
+}
+
+TEST_P(GgufGolden, PassesWithF32Activations) {
+  for (const int tp : {1, 2}) {
+    ExpectPass(GetParam(), {.tp = tp, .f32_activations = true});
+  }
+  ExpectPass(GetParam(), {.f32_activations = true, .kernels = Kernels::kRef});
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, GgufGolden, testing::ValuesIn(CasesIn(ALPHECCA_TEST_DATA "/goldens/gguf")), CaseName);
+
+// Trained weights: real margins, real attention patterns, 4096 tokens of vocabulary.
+class TrainedGolden : public testing::TestWithParam<std::string> {};
+
+TEST_P(TrainedGolden, ContinuesAsTheReferenceDoes) {
+  for (const int tp : {1, 2}) {
+    ExpectPass(GetParam(), {.tp = tp});
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TrainedGolden, testing::ValuesIn(CasesIn(ALPHECCA_MODELS)), CaseName);
+
+TEST(VerifyTest, RefusesWidenedGguf) {
+  const auto report =
+      verify::VerifyCase(ALPHECCA_TEST_DATA "/goldens/gguf/dense-31b-shape-q4_0", {.widen_weights = true});
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(VerifyTest, RefusesAPlanThatTheHeadsDoNotAllow) {
+  const auto report = verify::VerifyCase(ALPHECCA_TEST_DATA "/goldens/iso-base", {.tp = 3});
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kInvalidArgument) << report.status();
+}
+
+TEST(VerifyTest, SaysWhereACaseIsMissing) {
+  const auto report = verify::VerifyCase(ALPHECCA_TEST_DATA "/goldens/no-such-case", {});
+  EXPECT_EQ(report.status().code(), absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace alphecca::golden
