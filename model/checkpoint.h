@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -19,23 +18,28 @@ class Checkpoint {
  public:
   virtual ~Checkpoint() = default;
 
-  // `path`: a directory with config.json (or config.hf5.json) and model.safetensors or model.safetensors.index.json, or
-  // one .gguf file. NotFound, InvalidArgument, DataLoss: messages name the file and the tensor or key.
-  // Every tensor of Catalogue(config) is present, of a known type and the right shape, and lies within its file.
+  // `path`: a directory with config.json (or config.hf5.json) and model.safetensors or model.safetensors.index.json,
+  // one with model.gguf and no config.json, or one .gguf file. NotFound, InvalidArgument, DataLoss: messages name the
+  // file and the tensor or key. Every tensor of Catalogue(config) is present, of a known type and the right shape, and
+  // lies within its file; vectors are F32, F16 or BF16. config().vocab is what the embedding has: files may hold fewer
+  // rows than config.json says. Other tensors (towers, lm_head, K and V of layers that share) are ignored.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
+  // The same over a container that is already open.
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> FromGguf(std::unique_ptr<GgufFile> file);
 
   const ModelConfig& config() const { return config_; }
   const std::string& path() const { return path_; }
 
-  // The bytes of a tensor, valid while this object lives. kExpertGate / kExpertUp exist only where the file splits
-  // them, kExpertGateUp only where it does not. NotFound.
+  // The bytes of a tensor, valid while this object lives, aligned to the elements of its type. kExpertGate / kExpertUp
+  // exist only where the file splits them, kExpertGateUp only where it does not. NotFound.
   virtual absl::StatusOr<kernels::HostTensor> Find(TensorKind kind, int layer) const = 0;
   bool Has(TensorKind kind, int layer) const { return Find(kind, layer).ok(); }
 
   // Added to norm weights of Gemma 3 safetensors (which store w - 1); 0 elsewhere.
   virtual float norm_offset() const { return 0.0F; }
 
-  // Of configuration and tensor index (names, types, shapes, sizes): workers and coordinator compare it.
+  // 32 hex digits of configuration, tensor index (names, types, shapes, files, offsets) and final norm (so that two
+  // trainings of one shape differ), not of the path: workers and coordinator compare it.
   virtual std::string Revision() const = 0;
 
   // The GGUF container, whose metadata also holds the tokenizer; null for safetensors.

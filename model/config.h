@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,6 +19,7 @@ struct RopeConfig {
   double theta = 10000.0;
   double factor = 1.0;
   int rotating = 0;  // pairs that turn, head_dim / 2 for ordinary RoPE
+  friend bool operator==(const RopeConfig&, const RopeConfig&) = default;
 };
 
 struct LayerConfig {
@@ -28,6 +29,7 @@ struct LayerConfig {
   int mlp_width = 0;      // F, of the dense MLP
   bool v_from_k = false;  // no v_proj: V is the raw key
   int kv_source = 0;      // the layer whose K and V this one reads; itself unless KV is shared
+  friend bool operator==(const LayerConfig&, const LayerConfig&) = default;
 };
 
 struct ModelConfig {
@@ -54,12 +56,18 @@ struct ModelConfig {
   bool OwnsKv(int layer) const { return layers[static_cast<size_t>(layer)].kv_source == layer; }
   // Checks every size for sign, range and consistency. InvalidArgument names the field.
   absl::Status Validate() const;
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 };
 
 // From the text of config.json (either form: global_head_dim or per_layer_config; text_config inside or at top level).
+// Valid by Validate(). InvalidArgument names the key, and also refuses what the forward pass does not compute
+// (assistants, other activations, untied heads, embedding models).
 absl::StatusOr<ModelConfig> ConfigFromJson(std::string_view json);
 
 class GgufFile;
+// From the metadata of a gemma4 or gemma3 file, and from its tensors what the metadata does not say: vocabulary,
+// turning pairs (rope_freqs.weight), V from K (no attn_v). Two-way image blocks have no key: bidirectional_images is
+// false.
 absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file);
 
 }  // namespace alphecca::model

@@ -18,7 +18,7 @@
 namespace alphecca::model {
 
 struct LayerShard {
-  Range heads;           // query heads; may be empty
+  Range heads;           // query heads
   Range kv_heads;        // those the query heads read (replicated where fewer than ranks)
   Range mlp;             // columns of the dense MLP, in units of 32 or the weight block
   Range experts;         // whole experts
@@ -39,11 +39,14 @@ struct ShardPlan {
   std::string Hash() const;  // 16 hex digits
 };
 
+// Heads, units of columns, units of 32 vocabulary rows and experts are spread as evenly as contiguous ranges allow.
 // Column units: what a split of mlp and expert columns must be a multiple of, from the types in the checkpoint.
 // InvalidArgument where the shape does not allow it: says which and what would.
 absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, int tp, int ep, int64_t column_unit);
 // The largest of 32 and the block sizes (source and run-time) of the checkpoint's column-split matrices.
 absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint);
+// MakeShardPlan with the checkpoint's own column unit; also checks that the split of heads ends on blocks of o_proj.
+absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, int ep);
 
 // Run-time type of a file type: F32, BF16, SFP8, Q8_0, Q4_0, Q6_K stay; Q5_0 and IQ4_NL fit Q8_0 exactly; others F32.
 kernels::DType RuntimeType(kernels::DType file_type);

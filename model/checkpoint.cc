@@ -1,0 +1,361 @@
+#include "model/checkpoint.h"
+
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "common/status_macros.h"
+#include "model/gguf.h"
+#include "model/hash.h"
+#include "model/mapped_file.h"
+#include "model/messages.h"
+#include "model/safetensors.h"
+
+namespace alphecca::model {
+namespace {
+
+using kernels::DType;
+using kernels::HostTensor;
+
+// A tensor where a file has it.
+struct Located {
+  HostTensor tensor;
+  std::string name;  // the file's own
+  std::string path;
+  uint64_t offset = 0;
+};
+
+// Finds a tensor by its canonical name; empty if the file has none. InvalidArgument if it cannot be a HostTensor.
+using Locate = std::function<absl::StatusOr<std::optional<Located>>(TensorKind kind, int layer)>;
+
+std::string BaseName(const std::string& path) {
+  return std::filesystem::path(path).filename().string();
+}
+
+std::string ShapeText(int64_t items, int64_t rows, int64_t cols) {
+  return items != 1 ? Text("[", items, ", ", rows, ", ", cols, "]")
+                    : (rows != 1 ? Text("[", rows, ", ", cols, "]") : Text("[", cols, "]"));
+}
+
+bool IsVector(const TensorSpec& spec) {
+  switch (spec.kind) {
+    case TensorKind::kRouter:
+    case TensorKind::kEmbedding:
+    case TensorKind::kPerLayerEmbedding:
+    case TensorKind::kPerLayerModelProj:
+    case TensorKind::kPerLayerGate:
+    case TensorKind::kPerLayerProj:
+    case TensorKind::kQ:
+    case TensorKind::kK:
+    case TensorKind::kV:
+    case TensorKind::kO:
+    case TensorKind::kGate:
+    case TensorKind::kUp:
+    case TensorKind::kDown:
+    case TensorKind::kExpertGateUp:
+    case TensorKind::kExpertGate:
+    case TensorKind::kExpertUp:
+    case TensorKind::kExpertDown:
+      return false;
+    default:
+      return true;
+  }
+}
+
+absl::Status CheckTensor(const Located& located, const TensorSpec& spec) {
+  const HostTensor& tensor = located.tensor;
+  const std::string where = Text(located.path, ": tensor ", located.name);
+  if (tensor.items != spec.items || tensor.rows != spec.rows || tensor.cols != spec.cols) {
+    return absl::InvalidArgumentError(Text(where, " has the shape ", ShapeText(tensor.items, tensor.rows, tensor.cols),
+                                           "; the configuration wants ", ShapeText(spec.items, spec.rows, spec.cols)));
+  }
+  const bool plain = tensor.type == DType::kF32 || tensor.type == DType::kF16 || tensor.type == DType::kBF16;
+  const bool integers = tensor.type == DType::kI32 || tensor.type == DType::kI64;
+  if (integers || (IsVector(spec) && !plain)) {
+    return absl::InvalidArgumentError(
+        Text(where, " has the type ", kernels::Info(tensor.type).name,
+             IsVector(spec) ? "; F32, F16 or BF16 is expected of a vector" : ", which is no type of weights"));
+  }
+  return absl::OkStatus();
+}
+
+// Alignment that loads of the type's elements (of quantised blocks: their F16 scales) need.
+size_t AlignmentOf(DType type) {
+  switch (type) {
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kI64:
+      return 8;
+    case DType::kSFP8:
+      return 1;
+    default:
+      return 2;
+  }
+}
+
+class MappedCheckpoint final : public Checkpoint {
+ public:
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenGguf(std::unique_ptr<GgufFile> file) {
+    std::unique_ptr<MappedCheckpoint> result(new MappedCheckpoint);
+    result->path_ = file->path();
+    ASSIGN_OR_RETURN(result->config_, ConfigFromGguf(*file));
+    if (result->config_.name.empty()) {
+      result->config_.name = std::filesystem::path(file->path()).stem().string();
+    }
+    result->gguf_ = std::move(file);
+    RETURN_IF_ERROR(
+        result->Index([&gguf = *result->gguf_](TensorKind kind, int layer) { return InGguf(gguf, kind, layer); }));
+    return result;
+  }
+
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> OpenDirectory(const std::string& path,
+                                                                   const std::string& config_path) {
+    std::unique_ptr<MappedCheckpoint> result(new MappedCheckpoint);
+    result->path_ = path;
+    ASSIGN_OR_RETURN(const auto text, MappedFile::Open(config_path));
+    auto config = ConfigFromJson(text->text());
+    if (!config.ok()) {
+      return absl::Status(config.status().code(), Text(config_path, ": ", config.status().message()));
+    }
+    result->config_ = *std::move(config);
+    std::error_code error;
+    const std::filesystem::path absolute = std::filesystem::weakly_canonical(path, error);
+    result->config_.name = BaseName(error ? path : absolute.string());
+    result->norm_offset_ = result->config_.family == Family::kGemma3 ? 1.0F : 0.0F;
+    ASSIGN_OR_RETURN(result->safetensors_, SafetensorsSet::Open(path));
+    ASSIGN_OR_RETURN(const std::string prefix, Prefix(*result->safetensors_, path));
+    const Locate locate = [&set = *result->safetensors_, &prefix](TensorKind kind, int layer) {
+      return InSafetensors(set, prefix, kind, layer);
+    };
+    RETURN_IF_ERROR(result->ClampVocabulary(locate));
+    RETURN_IF_ERROR(result->Index(locate));
+    return result;
+  }
+
+  absl::StatusOr<HostTensor> Find(TensorKind kind, int layer) const override {
+    const auto it = tensors_.find({kind, layer});
+    if (it == tensors_.end()) {
+      return absl::NotFoundError(Text(path_, ": no tensor ", CanonicalName(kind, layer)));
+    }
+    return it->second;
+  }
+  float norm_offset() const override { return norm_offset_; }
+  std::string Revision() const override { return revision_; }
+  const GgufFile* gguf() const override { return gguf_.get(); }
+
+ private:
+  MappedCheckpoint() = default;
+
+  static absl::StatusOr<std::optional<Located>> InGguf(const GgufFile& file, TensorKind kind, int layer) {
+    Located located;
+    located.name = GgufName(kind, layer);
+    located.path = file.path();
+    const GgufTensor* tensor = file.FindTensor(located.name);
+    if (tensor == nullptr) {
+      return std::optional<Located>();
+    }
+    if (tensor->size[3] != 1) {
+      return absl::InvalidArgumentError(Text(file.path(), ": tensor ", located.name, " has four dimensions"));
+    }
+    located.offset = tensor->offset;
+    located.tensor = {.type = tensor->type,
+                      .data = tensor->data.data(),
+                      .items = tensor->size[2],
+                      .rows = tensor->size[1],
+                      .cols = tensor->size[0]};
+    return std::optional<Located>(std::move(located));
+  }
+
+  static absl::StatusOr<std::optional<Located>> InSafetensors(const SafetensorsSet& set, const std::string& prefix,
+                                                              TensorKind kind, int layer) {
+    Located located;
+    located.name = prefix + CanonicalName(kind, layer);
+    const auto entry = set.Find(located.name);
+    if (!entry) {
+      return std::optional<Located>();
+    }
+    const SafetensorsTensor& tensor = *entry->tensor;
+    located.path = entry->file->path();
+    located.offset = tensor.offset;
+    if (!tensor.type || tensor.shape.size() > 3) {
+      return absl::InvalidArgumentError(Text(located.path, ": tensor ", located.name, " has the dtype ", tensor.dtype,
+                                             " and ", tensor.shape.size(),
+                                             " dimensions; expected F32, F16 or BF16 and at most 3"));
+    }
+    const std::vector<int64_t>& shape = tensor.shape;
+    const size_t rank = shape.size();
+    located.tensor = {.type = *tensor.type,
+                      .data = tensor.data.data(),
+                      .items = rank < 3 ? 1 : shape[0],
+                      .rows = rank < 2 ? 1 : shape[rank - 2],
+                      .cols = rank < 1 ? 1 : shape[rank - 1]};
+    return std::optional<Located>(std::move(located));
+  }
+
+  // What the names of this checkpoint begin with.
+  static absl::StatusOr<std::string> Prefix(const SafetensorsSet& set, const std::string& path) {
+    const std::string embedding = CanonicalName(TensorKind::kEmbedding, -1);
+    for (const char* prefix : {"model.language_model.", "model.", "language_model.model."}) {
+      if (set.Find(prefix + embedding)) {
+        return std::string(prefix);
+      }
+    }
+    return absl::InvalidArgumentError(
+        Text(path, ": tensor model.language_model.", embedding, " or model.", embedding, " is missing"));
+  }
+
+  // Converters drop rows of the embedding beyond the tokenizer's last token.
+  absl::Status ClampVocabulary(const Locate& locate) {
+    ASSIGN_OR_RETURN(const auto embedding, locate(TensorKind::kEmbedding, -1));
+    if (embedding && embedding->tensor.rows > 0 && embedding->tensor.rows < config_.vocab) {
+      config_.vocab = embedding->tensor.rows;
+    }
+    if (config_.per_layer_width > 0) {
+      ASSIGN_OR_RETURN(const auto table, locate(TensorKind::kPerLayerEmbedding, -1));
+      if (table && table->tensor.rows > 0 && table->tensor.rows < config_.per_layer_vocab) {
+        config_.per_layer_vocab = table->tensor.rows;
+      }
+    }
+    return config_.Validate();
+  }
+
+  // Finds and checks every tensor of the catalogue.
+  absl::Status Index(const Locate& locate) {
+    std::vector<Located> order;
+    for (const TensorSpec& spec : Catalogue(config_)) {
+      ASSIGN_OR_RETURN(auto located, locate(spec.kind, spec.layer));
+      if (located) {
+        RETURN_IF_ERROR(Keep(spec, *std::move(located), &order));
+        continue;
+      }
+      if (spec.kind != TensorKind::kExpertGateUp) {
+        return Missing(spec);
+      }
+      // The split form of some GGUF files.
+      for (const TensorKind half : {TensorKind::kExpertGate, TensorKind::kExpertUp}) {
+        TensorSpec half_spec = spec;
+        half_spec.kind = half;
+        half_spec.rows = spec.rows / 2;
+        ASSIGN_OR_RETURN(located, locate(half, spec.layer));
+        if (!located) {
+          return Missing(spec);
+        }
+        RETURN_IF_ERROR(Keep(half_spec, *std::move(located), &order));
+      }
+    }
+    revision_ = ComputeRevision(order);
+    return absl::OkStatus();
+  }
+
+  absl::Status Missing(const TensorSpec& spec) const {
+    return absl::InvalidArgumentError(Text(
+        path_, ": tensor ", gguf_ != nullptr ? GgufName(spec.kind, spec.layer) : CanonicalName(spec.kind, spec.layer),
+        " is missing; the configuration wants ", ShapeText(spec.items, spec.rows, spec.cols)));
+  }
+
+  absl::Status Keep(const TensorSpec& spec, Located located, std::vector<Located>* order) {
+    RETURN_IF_ERROR(CheckTensor(located, spec));
+    HostTensor& tensor = located.tensor;
+    // The format's own writer pads headers, so that this copy never happens for its files.
+    if (reinterpret_cast<uintptr_t>(tensor.data) % AlignmentOf(tensor.type) != 0) {
+      const auto bytes = static_cast<size_t>(tensor.items * tensor.rows * kernels::RowBytes(tensor.type, tensor.cols));
+      std::vector<std::byte>& copy = copies_.emplace_back(bytes);
+      std::memcpy(copy.data(), tensor.data, bytes);
+      tensor.data = copy.data();
+    }
+    tensors_.emplace(std::pair(spec.kind, spec.layer), tensor);
+    order->push_back(std::move(located));
+    return absl::OkStatus();
+  }
+
+  void HashConfig(FieldHash* hash) const {
+    for (const int64_t value :
+         {static_cast<int64_t>(config_.family), int64_t{config_.hidden}, int64_t{config_.heads}, config_.vocab,
+          int64_t{config_.sliding_window}, config_.context, int64_t{config_.per_layer_width}, config_.per_layer_vocab,
+          int64_t{config_.experts}, int64_t{config_.experts_per_token}, int64_t{config_.expert_width},
+          int64_t{config_.bidirectional_images}}) {
+      hash->Add(value);
+    }
+    for (const double value :
+         {double{config_.rms_eps}, double{config_.attention_scale}, double{config_.softcap}, double{norm_offset_}}) {
+      hash->Add(value);
+    }
+    for (const RopeConfig* rope : {&config_.rope_sliding, &config_.rope_full}) {
+      hash->Add(rope->theta);
+      hash->Add(rope->factor);
+      hash->Add(int64_t{rope->rotating});
+    }
+    for (const LayerConfig& layer : config_.layers) {
+      for (const int value : {int{layer.full_attention}, layer.kv_heads, layer.head_dim, layer.mlp_width,
+                              int{layer.v_from_k}, layer.kv_source}) {
+        hash->Add(int64_t{value});
+      }
+    }
+  }
+
+  std::string ComputeRevision(const std::vector<Located>& order) const {
+    uint64_t halves[2] = {0, 0};
+    for (uint64_t seed = 0; seed < 2; ++seed) {
+      FieldHash hash(seed);
+      HashConfig(&hash);
+      for (const Located& located : order) {
+        hash.Add(located.name);
+        hash.Add(BaseName(located.path));
+        for (const int64_t value : {static_cast<int64_t>(located.offset), static_cast<int64_t>(located.tensor.type),
+                                    located.tensor.items, located.tensor.rows, located.tensor.cols}) {
+          hash.Add(value);
+        }
+      }
+      const HostTensor& norm = tensors_.at({TensorKind::kFinalNorm, -1});
+      hash.Add(std::string_view(reinterpret_cast<const char*>(norm.data),
+                                static_cast<size_t>(kernels::RowBytes(norm.type, norm.cols))));
+      halves[seed] = hash.value();
+    }
+    return absl::StrFormat("%016x%016x", halves[0], halves[1]);
+  }
+
+  std::unique_ptr<GgufFile> gguf_;
+  std::unique_ptr<SafetensorsSet> safetensors_;
+  std::vector<std::vector<std::byte>> copies_;
+  std::map<std::pair<TensorKind, int>, HostTensor> tensors_;
+  float norm_offset_ = 0.0F;
+  std::string revision_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
+    return absl::NotFoundError(Text(path, ": no such directory or .gguf file"));
+  }
+  if (!std::filesystem::is_directory(path, error)) {
+    ASSIGN_OR_RETURN(auto file, GgufFile::Open(path));
+    return FromGguf(std::move(file));
+  }
+  for (const char* name : {"config.json", "config.hf5.json"}) {
+    const std::string config_path = Text(path, "/", name);
+    if (std::filesystem::exists(config_path, error)) {
+      return MappedCheckpoint::OpenDirectory(path, config_path);
+    }
+  }
+  const std::string gguf_path = Text(path, "/model.gguf");
+  if (std::filesystem::exists(gguf_path, error)) {
+    return Open(gguf_path);
+  }
+  return absl::NotFoundError(
+      Text(path, ": neither config.json nor model.gguf is in this directory; is it a checkpoint?"));
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::FromGguf(std::unique_ptr<GgufFile> file) {
+  return MappedCheckpoint::OpenGguf(std::move(file));
+}
+
+}  // namespace alphecca::model

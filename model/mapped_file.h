@@ -1,0 +1,41 @@
+// The bytes of one file, mapped read-only: opening costs no reading, and pages that nobody touches stay on disk.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace alphecca::model {
+
+// Thread rule: immutable after creation. The file must not be shortened while it is mapped: touching pages past its new
+// end raises SIGBUS, as with every mapping.
+class MappedFile {
+ public:
+  // NotFound; InvalidArgument if `path` is no ordinary file; PermissionDenied, Internal from the system.
+  static absl::StatusOr<std::unique_ptr<MappedFile>> Open(const std::string& path);
+  // A copy of bytes in memory under a name for messages.
+  static std::unique_ptr<MappedFile> FromBytes(std::string name, std::string_view bytes);
+
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
+  const std::string& path() const { return path_; }
+
+ private:
+  MappedFile() = default;
+
+  std::string path_;
+  std::vector<std::byte> owned_;
+  std::span<const std::byte> bytes_;
+  bool mapped_ = false;
+};
+
+}  // namespace alphecca::model

@@ -1,0 +1,139 @@
+#include "model/shard_plan.h"
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "common/status_macros.h"
+#include "model/hash.h"
+#include "model/messages.h"
+
+namespace alphecca::model {
+namespace {
+
+constexpr int64_t kVocabUnit = 32;
+constexpr int kMaxRanks = 1024;
+
+// Part `index` of `parts` of [0, size), split between units; the last unit may be short.
+Range Part(int64_t size, int64_t unit, int index, int parts) {
+  const int64_t units = (size + unit - 1) / unit;
+  return {std::min(size, units * index / parts * unit), std::min(size, units * (index + 1) / parts * unit)};
+}
+
+absl::Status CheckDegrees(const ModelConfig& config, int tp, int ep, int64_t column_unit) {
+  const auto bad = [](auto&&... text) { return absl::InvalidArgumentError(Text("shard plan: ", text...)); };
+  if (tp < 1 || ep < 1 || tp > kMaxRanks || ep > kMaxRanks) {
+    return bad("tp is ", tp, " and ep is ", ep, "; 1 to ", kMaxRanks, " is allowed for both");
+  }
+  if (column_unit < 1) {
+    return bad("the column unit is ", column_unit, "; a positive number is expected");
+  }
+  if (ep > 1 && config.experts == 0) {
+    return bad("ep is ", ep, ", but the model has no experts; use ep 1");
+  }
+  if (ep > 1 && ep > config.experts) {
+    return bad("ep is ", ep, ", but the model has only ", config.experts, " experts");
+  }
+  if (tp > config.heads) {
+    return bad("tp is ", tp, ", but the model has only ", config.heads, " attention heads");
+  }
+  if (std::max(tp, ep) % std::min(tp, ep) != 0) {
+    return bad("tp ", tp, " and ep ", ep, ": the smaller must divide the larger");
+  }
+  return absl::OkStatus();
+}
+
+LayerShard ShardLayer(const ModelConfig& config, const LayerConfig& layer, int tp, int tp_index) {
+  LayerShard shard;
+  shard.heads = Part(config.heads, 1, tp_index, tp);
+  const int64_t group = config.heads / layer.kv_heads;
+  shard.kv_heads = {shard.heads.begin / group, (shard.heads.end + group - 1) / group};
+  return shard;
+}
+
+void HashRange(const Range& range, FieldHash* hash) {
+  hash->Add(range.begin);
+  hash->Add(range.end);
+}
+
+}  // namespace
+
+absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, int tp, int ep, int64_t column_unit) {
+  RETURN_IF_ERROR(config.Validate());
+  RETURN_IF_ERROR(CheckDegrees(config, tp, ep, column_unit));
+  const int ranks = std::max(tp, ep);
+  const int per_attention = ranks / tp;  // ranks that share an attention shard
+  const int per_set = ranks / ep;        // ranks that share an expert set
+  ShardPlan plan;
+  plan.tp = tp;
+  plan.ep = ep;
+  for (int rank = 0; rank < ranks; ++rank) {
+    RankShard& shard = plan.ranks.emplace_back();
+    const int tp_index = rank / per_attention;
+    shard.rank = rank;
+    shard.adds_dense = rank % per_attention == 0;
+    shard.vocab = Part(config.vocab, kVocabUnit, tp_index, tp);
+    for (const LayerConfig& layer : config.layers) {
+      LayerShard& part = shard.layers.emplace_back(ShardLayer(config, layer, tp, tp_index));
+      part.mlp = Part(layer.mlp_width, column_unit, tp_index, tp);
+      if (config.experts > 0) {
+        part.experts = Part(config.experts, 1, rank / per_set, ep);
+        part.expert_columns = Part(config.expert_width, column_unit, rank % per_set, per_set);
+      }
+    }
+  }
+  return plan;
+}
+
+absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint) {
+  int64_t unit = 32;
+  for (const TensorSpec& spec : Catalogue(checkpoint.config())) {
+    if (spec.kind == TensorKind::kDown || spec.kind == TensorKind::kExpertDown) {
+      ASSIGN_OR_RETURN(const kernels::HostTensor tensor, checkpoint.Find(spec.kind, spec.layer));
+      unit = std::max<int64_t>(unit, kernels::Info(tensor.type).block_elements);
+      unit = std::max<int64_t>(unit, kernels::Info(RuntimeType(tensor.type)).block_elements);
+    }
+  }
+  return unit;
+}
+
+absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, int ep) {
+  ASSIGN_OR_RETURN(const int64_t unit, ColumnUnit(checkpoint));
+  ASSIGN_OR_RETURN(ShardPlan plan, MakeShardPlan(checkpoint.config(), tp, ep, unit));
+  for (size_t i = 0; i < checkpoint.config().layers.size(); ++i) {
+    const int layer = static_cast<int>(i);
+    ASSIGN_OR_RETURN(const kernels::HostTensor o_proj, checkpoint.Find(TensorKind::kO, layer));
+    const int64_t block =
+        std::max(kernels::Info(o_proj.type).block_elements, kernels::Info(RuntimeType(o_proj.type)).block_elements);
+    const int64_t head_dim = checkpoint.config().layers[i].head_dim;
+    for (const RankShard& rank : plan.ranks) {
+      if (rank.layers[i].heads.end * head_dim % block != 0) {
+        return absl::InvalidArgumentError(
+            Text("shard plan: tp ", tp, " ends a rank's heads at column ", rank.layers[i].heads.end * head_dim, " of ",
+                 CanonicalName(TensorKind::kO, layer), ", within a block of ", block, " of its type ",
+                 kernels::Info(o_proj.type).name, "; use a tp that gives each rank a multiple of ", block, " columns"));
+      }
+    }
+  }
+  return plan;
+}
+
+std::string ShardPlan::Hash() const {
+  FieldHash hash;
+  hash.Add(int64_t{tp});
+  hash.Add(int64_t{ep});
+  for (const RankShard& rank : ranks) {
+    hash.Add(int64_t{rank.rank});
+    hash.Add(int64_t{rank.adds_dense});
+    HashRange(rank.vocab, &hash);
+    hash.Add(static_cast<int64_t>(rank.layers.size()));
+    for (const LayerShard& layer : rank.layers) {
+      for (const Range* range : {&layer.heads, &layer.kv_heads, &layer.mlp, &layer.experts, &layer.expert_columns}) {
+        HashRange(*range, &hash);
+      }
+    }
+  }
+  return absl::StrFormat("%016x", hash.value());
+}
+
+}  // namespace alphecca::model
