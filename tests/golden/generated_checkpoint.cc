@@ -2,7 +2,6 @@
 
 #include <span>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -27,14 +26,13 @@ float GeneratedValue(std::string_view name, uint32_t i) {
   u *= 0xC2B2AE35U;
   u ^= u >> 16;
   const double v = static_cast<double>(u) / 4294967296.0 * 2.0 - 1.0;
-  if (absl::StrContains(name, "norm")) {
+  if (name.find("norm") != std::string_view::npos) {
     return static_cast<float>(1.0 + 0.5 * v);
   }
-  if (absl::EndsWith(name, "layer_scalar") || absl::EndsWith(name, "router.scale") ||
-      absl::EndsWith(name, "per_expert_scale")) {
+  if (name.ends_with("layer_scalar") || name.ends_with("router.scale") || name.ends_with("per_expert_scale")) {
     return static_cast<float>(1.0 + 0.2 * v);
   }
-  return static_cast<float>((absl::StrContains(name, "embed_tokens") ? 0.5 : 0.25) * v);
+  return static_cast<float>((name.find("embed_tokens") != std::string_view::npos ? 0.5 : 0.25) * v);
 }
 
 absl::StatusOr<std::unique_ptr<GeneratedCheckpoint>> GeneratedCheckpoint::Create(std::string_view config_json) {

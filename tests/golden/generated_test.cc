@@ -204,7 +204,7 @@ TEST_P(GeneratedTest, Gemma3ScalesAttentionAndLeavesValuesUnnormed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, GeneratedTest, testing::Values(verify::Kernels::kRef, verify::Kernels::kCpu),
-                         [](const auto& info) { return std::string(verify::KernelsName(info.param)); });
+                         [](const auto& param) { return std::string(verify::KernelsName(param.param)); });
 
 }  // namespace
 }  // namespace alphecca::golden

@@ -142,10 +142,10 @@ INSTANTIATE_TEST_SUITE_P(Settings, BatchingTest,
                          testing::Combine(testing::Values("dense-31b-shape", "moe-26b-shape", "edge-e2b-shape",
                                                           "gguf/moe-26b-shape-q4_0", "gguf/edge-e2b-shape-q8_0"),
                                           testing::Values(Kernels::kCpu, Kernels::kRef), testing::Values(1, 2)),
-                         [](const auto& info) {
-                           return absl::StrCat(absl::StrReplaceAll(std::get<0>(info.param), {{"-", "_"}, {"/", "_"}}),
-                                               "_", verify::KernelsName(std::get<1>(info.param)), "_tp",
-                                               std::get<2>(info.param));
+                         [](const auto& param) {
+                           return absl::StrCat(absl::StrReplaceAll(std::get<0>(param.param), {{"-", "_"}, {"/", "_"}}),
+                                               "_", std::string(verify::KernelsName(std::get<1>(param.param))), "_tp",
+                                               std::get<2>(param.param));
                          });
 
 }  // namespace

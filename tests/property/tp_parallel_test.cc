@@ -136,8 +136,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Architecture{"edge-e2b-shape", false, 4}, Architecture{"edge-e4b-shape", false, 4},
                     Architecture{"all-features", false, 4}, Architecture{"gemma3-270m-shape", false, 4},
                     Architecture{"moe-26b-shape-q4_0", true, 2}, Architecture{"edge-e2b-shape-q8_0", true, 2}),
-    [](const auto& info) {
-      return absl::StrReplaceAll(std::string(info.param.name), {{"-", "_"}});
+    [](const auto& param) {
+      return absl::StrReplaceAll(std::string(param.param.name), {{"-", "_"}});
     });
 
 }  // namespace

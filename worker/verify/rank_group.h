@@ -23,7 +23,7 @@ struct GroupOptions {
   int tp = 1;
   int ep = 1;
   Kernels kernels = Kernels::kCpu;
-  kernels::BackendOptions backend;  // threads 0: the machine's, shared among the ranks
+  kernels::BackendOptions backend = {};  // threads 0: the machine's, shared among the ranks
   forward::GemmaOptions::Weights weights = forward::GemmaOptions::Weights::kAsFile;
   kernels::DType kv_type = kernels::DType::kF32;
   int slots = 1;

@@ -15,10 +15,10 @@ namespace alphecca::verify {
 
 struct VerifyOptions {
   int tp = 1;
-  std::optional<int> ep;         // unset: tp for a mixture of experts, else 1
-  bool widen_weights = false;    // hold weights as F32; InvalidArgument on GGUF, which keeps its own types
-  bool f32_activations = false;  // also where the weights are quantised; forces an F32 KV cache
-  std::optional<bool> bf16_kv;   // unset: F32 if activations are, else BF16
+  std::optional<int> ep = std::nullopt;  // unset: tp for a mixture of experts, else 1
+  bool widen_weights = false;            // hold weights as F32; InvalidArgument on GGUF, which keeps its own types
+  bool f32_activations = false;          // also where the weights are quantised; forces an F32 KV cache
+  std::optional<bool> bf16_kv = std::nullopt;  // unset: F32 if activations are, else BF16
   Kernels kernels = Kernels::kCpu;
   int threads = 0;          // of all ranks together; 0: the machine's
   int64_t step_rows = 256;  // prompts go in chunks of at most this many rows
