@@ -41,7 +41,8 @@ struct Tensor {
   int64_t stride = 0;  // elements from one row to the next, >= cols
 };
 
-// A tensor as a file holds it: [items, rows, cols], whole, in host memory. `scale` multiplies every value (SFP8).
+// A tensor as a file holds it: [items, rows, cols], whole, in host memory. `scale` multiplies every value (SFP8; 1 for
+// types that cannot be encoded again: Q6_K).
 struct HostTensor {
   DType type = DType::kF32;
   const std::byte* data = nullptr;
@@ -116,7 +117,7 @@ struct KeyRange {
 struct BlockTableUpdate {
   int32_t slot = 0;
   int32_t index = 0;  // logical block of the sequence
-  int32_t block = 0;  // physical block of the pool
+  int32_t block = 0;  // physical block of the pool, or -1: none
 };
 
 enum PoolKind : int { kFullPool = 0, kSlidingPool = 1 };

@@ -1,6 +1,7 @@
 #include "kernels/host/host_kv_pool.h"
 
 #include <cstring>
+#include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,11 +56,15 @@ absl::StatusOr<std::unique_ptr<HostKvPool>> HostKvPool::Create(const KvPoolSpec&
   int64_t entries = 0;
   int64_t table_bytes = 0;
   if (__builtin_mul_overflow(int64_t{spec.num_slots}, spec.max_blocks_per_slot, &entries) ||
-      __builtin_mul_overflow(entries, int64_t{sizeof(int32_t)}, &table_bytes) || table_bytes > (int64_t{1} << 40)) {
+      __builtin_mul_overflow(entries, int64_t{sizeof(int32_t)}, &table_bytes)) {
     return absl::InvalidArgumentError(absl::StrCat("block table of ", spec.num_slots, " slots of ",
                                                    spec.max_blocks_per_slot, " blocks is too large"));
   }
-  pool->table_.assign(static_cast<size_t>(entries), -1);
+  try {
+    pool->table_.assign(static_cast<size_t>(entries), -1);
+  } catch (const std::exception&) {  // bad_alloc, length_error
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for a block table of ", table_bytes, " bytes"));
+  }
   pool->bytes += table_bytes;
   return pool;
 }

@@ -14,6 +14,9 @@ bool IsRuntimeType(DType type) {
          type == DType::kQ4_0 || type == DType::kQ6_K;
 }
 
+// Wider rows than any model's by far; keeps sizes of rows far from overflow.
+constexpr int64_t kMaxCols = int64_t{1} << 40;
+
 bool Within(Range part, int64_t whole) {
   return part.begin >= 0 && part.begin <= part.end && part.end <= whole;
 }
@@ -25,7 +28,8 @@ std::string Text(Range r) {
 absl::Status CheckSource(const PackSource& source, const PackSource& first, DType type) {
   const HostTensor& t = source.tensor;
   RETURN_IF_ERROR(CheckConversion(t.type, type));
-  if (!Within(source.items, t.items) || !Within(source.rows, t.rows) || !Within(source.cols, t.cols)) {
+  if (!Within(source.items, t.items) || !Within(source.rows, t.rows) || !Within(source.cols, t.cols) ||
+      t.cols > kMaxCols) {
     return absl::InvalidArgumentError(absl::StrCat("slice ", Text(source.items), Text(source.rows), Text(source.cols),
                                                    " of a tensor [", t.items, ", ", t.rows, ", ", t.cols, "]"));
   }
@@ -47,7 +51,7 @@ absl::Status CheckSource(const PackSource& source, const PackSource& first, DTyp
   if (t.scale != 1.0F && !IsEncodable(type)) {
     return absl::InvalidArgumentError(absl::StrCat("tensor scale ", t.scale, " on ", TypeName(type), ": want 1"));
   }
-  if (t.data == nullptr && source.items.size() * source.rows.size() * source.cols.size() > 0) {
+  if (t.data == nullptr && !source.items.empty() && !source.rows.empty() && !source.cols.empty()) {
     return absl::InvalidArgumentError("weights without data");
   }
   return absl::OkStatus();
