@@ -98,6 +98,15 @@ TEST_F(JudgeTest, F32NamesTheFirstHiddenRowThatDiffers) {
   EXPECT_THAT(JudgeBy(Rule::kF32).failures, ElementsAre(HasSubstr("hidden of layer 0, row 1")));
 }
 
+TEST_F(JudgeTest, F32JudgesBranchOutputsFourTimesAsMildly) {
+  golden_.prompts[0].tensors["attn_out"] = {.shape = {1, 2, kWidth}, .values = std::vector<float>(2 * kWidth, 3.0F)};
+  RowLog& seen = run_.probe[{"attn_out", 0}];
+  seen = {.cols = kWidth, .values = std::vector<float>(2 * kWidth, 3.0F * 1.00003F)};
+  EXPECT_THAT(JudgeBy(Rule::kF32).failures, IsEmpty());
+  seen.values.assign(2 * kWidth, 3.0F * 1.00006F);
+  EXPECT_THAT(JudgeBy(Rule::kF32).failures, ElementsAre(HasSubstr("attn_out of layer 0, row 0")));
+}
+
 TEST_F(JudgeTest, F32RefusesRowsThatWereNotSeen) {
   run_.probe.erase({"hidden", 0});
   EXPECT_THAT(JudgeBy(Rule::kF32).failures, ElementsAre(HasSubstr("not seen")));
