@@ -263,8 +263,8 @@ absl::Status EngineLoop::Loop() {
   while (TakeMail(mail)) {
     Apply(std::exchange(mail, {}));
     Expire();
+    Deliver();  // who was cancelled or expired need not wait for the step
     const absl::Status stepped = Step();
-    Publish();
     Deliver();
     RETURN_IF_ERROR(stepped);
   }
@@ -281,7 +281,7 @@ bool EngineLoop::TakeMail(Mailbox& mail) {
     return false;
   }
   mail.swap(mail_);
-  // Those just taken count as waiting until Publish knows better.
+  // Those just taken count as waiting until the scheduler knows them.
   counts_.waiting += opens_;
   opens_ = 0;
   return true;
@@ -337,6 +337,7 @@ absl::Status EngineLoop::RunPlan(const Batch& batch) {
     sequences_.at(share.key.value).sequence.AppendRows(share, plan);
     owners.resize(plan.logits.size(), share.key);
   }
+  Publish();
   if (followers_ != nullptr) {
     RETURN_IF_ERROR(followers_->Send(plan));
   }
@@ -408,6 +409,7 @@ void EngineLoop::Publish() {
 }
 
 void EngineLoop::Deliver() {
+  Publish();
   for (Outgoing& outgoing : std::exchange(outgoing_, {})) {
     {
       MutexLock lock(mutex_);
@@ -444,7 +446,6 @@ void EngineLoop::EndAll(const absl::Status& reason) {
   for (const uint64_t key : keys) {
     EndWith(SequenceKey(key), reason);
   }
-  Publish();
   Deliver();
 }
 

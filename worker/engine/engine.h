@@ -63,7 +63,7 @@ class Followers {
 };
 
 struct EngineOptions {
-  Epoch epoch;
+  Epoch epoch{};
   int max_waiting = 1024;                       // sequences queued at most; beyond: ResourceExhausted
   int64_t step_tokens = 256;                    // rows of a step at most (prefill chunks and decodes together)
   std::function<absl::Time()> now = absl::Now;  // what deadlines are held against, once a step

@@ -33,7 +33,7 @@ struct LogitRequest {
 };
 
 struct StepPlan {
-  Epoch epoch;
+  Epoch epoch{};
   uint64_t step = 0;                                 // 1, 2, ... without gaps within an epoch
   std::vector<OpenSlot> opens;                       // before the rows
   std::vector<kernels::BlockTableUpdate> tables[2];  // by kernels::PoolKind, before the rows
@@ -50,7 +50,7 @@ struct StepChoice {
 };
 
 struct StepResult {
-  Epoch epoch;
+  Epoch epoch{};
   uint64_t step = 0;
   std::vector<StepChoice> choices;  // one a LogitRequest
 };
