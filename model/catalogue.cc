@@ -1,4 +1,7 @@
 #include "model/catalogue.h"
+
+#include <utility>
+
 #include "model/messages.h"
 
 namespace alphecca::model {
