@@ -13,9 +13,12 @@ namespace {
 
 constexpr char kViolations[] = "alphecca/violations";  // field NUL description NUL ...
 constexpr char kRetry[] = "alphecca/retry-ms";
-constexpr size_t kMaxListed = 32;
+// One hostile request must not make a status that is too large for trailing metadata (8 KiB).
+constexpr size_t kMaxListed = 8;
+constexpr size_t kMaxDescription = 256;
 
-std::string WithoutNul(std::string text) {
+std::string Cleaned(std::string text) {
+  text = Shortened(std::move(text), kMaxDescription);
   for (char& c : text) {
     c = c == '\0' ? ' ' : c;
   }
@@ -24,9 +27,21 @@ std::string WithoutNul(std::string text) {
 
 }  // namespace
 
+std::string Shortened(std::string text, size_t max_bytes) {
+  if (text.size() <= max_bytes) {
+    return text;
+  }
+  size_t end = max_bytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) {
+    --end;  // not in the middle of a character
+  }
+  text.resize(end);
+  return text + "...";
+}
+
 void Violations::Add(std::string field, std::string description) {
-  if (list_.size() < kMaxListed) {  // one hostile request must not make a status of a million lines
-    list_.push_back({WithoutNul(std::move(field)), WithoutNul(std::move(description))});
+  if (list_.size() < kMaxListed) {
+    list_.push_back({Cleaned(std::move(field)), Cleaned(std::move(description))});
   }
 }
 

@@ -11,6 +11,9 @@
 
 namespace alphecca::coordinator {
 
+// At most max_bytes of a UTF-8 text, "..." after it if it was cut: for what a client sent and a message repeats.
+std::string Shortened(std::string text, size_t max_bytes);
+
 struct FieldViolation {
   std::string field;        // as in the proto, "options.sampling.top_p"
   std::string description;  // what it is, and what would be right

@@ -1,0 +1,35 @@
+// Threads for work on texts (tokenizing up to 8 MiB takes a while), so that RPC threads never do it.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace alphecca::coordinator {
+
+// Thread-safe. The destructor runs what is queued, then joins.
+class TextPool {
+ public:
+  TextPool(int threads, size_t max_queued);
+  ~TextPool() ABSL_LOCKS_EXCLUDED(mutex_);
+  TextPool(const TextPool&) = delete;
+  TextPool& operator=(const TextPool&) = delete;
+
+  // False: the queue is full, `work` was not taken.
+  bool TryRun(std::function<void()> work) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  void Loop() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const size_t max_queued_;
+  absl::Mutex mutex_;
+  std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace alphecca::coordinator
