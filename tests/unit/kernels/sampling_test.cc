@@ -42,7 +42,9 @@ Chosen Sample(const SamplingRow& row, const std::vector<float>& logits, std::vec
   Chosen result;
   std::memcpy(&result.choice, out.data(), sizeof(Choice));
   result.listed.resize(static_cast<size_t>(result.choice.listed));
-  std::memcpy(result.listed.data(), out.data() + sizeof(Choice), result.listed.size() * sizeof(Candidate));
+  for (size_t i = 0; i < result.listed.size(); ++i) {
+    std::memcpy(&result.listed[i], out.data() + sizeof(Choice) + i * sizeof(Candidate), sizeof(Candidate));
+  }
   return result;
 }
 
