@@ -20,10 +20,15 @@ namespace {
 
 using Json = nlohmann::json;
 
-// What a prompt may name in golden.safetensors and is judged by.
-constexpr const char* kTensors[] = {"logits",           "logits_last",     "greedy_logits",     "hidden",
-                                    "hidden_last",      "attn_out",        "mlp_out",           "moe_out",
-                                    "per_layer_inputs", "final_norm_last", "router_topk_weight"};
+// What a prompt may name in golden.safetensors and is judged by, with the dimensions that it must have.
+struct KnownTensor {
+  const char* name;
+  size_t dimensions;
+};
+constexpr KnownTensor kTensors[] = {{"logits", 2},          {"logits_last", 1},       {"greedy_logits", 2},
+                                    {"hidden", 3},          {"hidden_last", 2},       {"attn_out", 3},
+                                    {"mlp_out", 3},         {"moe_out", 3},           {"per_layer_inputs", 3},
+                                    {"final_norm_last", 1}, {"router_topk_weight", 3}};
 
 absl::StatusOr<Json> ReadJson(const std::string& path) {
   std::ifstream file(path);
@@ -94,11 +99,12 @@ absl::Status ReadContinuations(const Json& json, const std::string& path, Golden
   return absl::OkStatus();
 }
 
-absl::StatusOr<GoldenTensor> ReadTensor(const model::SafetensorsTensor& stored, const std::string& path) {
+absl::StatusOr<GoldenTensor> ReadTensor(const model::SafetensorsTensor& stored, size_t dimensions,
+                                        const std::string& path) {
   GoldenTensor tensor;
   tensor.shape = stored.shape;
   const auto count = static_cast<int64_t>(stored.data.size() / sizeof(float));
-  if (stored.type != kernels::DType::kF32 || stored.shape.empty() || count == 0) {
+  if (stored.type != kernels::DType::kF32 || stored.shape.size() != dimensions || count == 0) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: %s is %s of %d dimensions; F32 values of at least one wanted", path, stored.name,
                         stored.dtype, stored.shape.size()));
@@ -133,9 +139,9 @@ absl::StatusOr<GoldenPrompt> ReadPrompt(const Json& json, const std::string& nam
   ASSIGN_OR_RETURN(prompt.greedy_ids, ReadIdTensor(file, name + ".greedy_ids"));
   ASSIGN_OR_RETURN(prompt.margins, ReadMargins(Member(json, "greedy_margin"), file.path() + ": " + name));
   prompt.bf16 = ReadError(Member(json, "bf16"), "logit_maxabs", "logit_rel_rms");
-  for (const char* tensor : kTensors) {
-    if (const model::SafetensorsTensor* stored = file.Find(absl::StrCat(name, ".", tensor))) {
-      ASSIGN_OR_RETURN(prompt.tensors[tensor], ReadTensor(*stored, file.path()));
+  for (const KnownTensor& known : kTensors) {
+    if (const model::SafetensorsTensor* stored = file.Find(absl::StrCat(name, ".", known.name))) {
+      ASSIGN_OR_RETURN(prompt.tensors[known.name], ReadTensor(*stored, known.dimensions, file.path()));
     }
   }
   return prompt;

@@ -265,6 +265,10 @@ class Judging {
     }
     const RowLog& got = found->second;
     const bool whole = absl::StartsWith(tensor, "per_layer");
+    if (!whole && index >= want->shape.front()) {
+      Fail(absl::StrFormat("%s: the golden tensor has %d layers", where, want->shape.front()));
+      return;
+    }
     const auto size = static_cast<int64_t>(want->values.size());
     const int64_t item = whole ? size : size / want->shape.front();
     const Values values =
