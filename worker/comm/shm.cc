@@ -345,7 +345,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> JoinShm(const std::string& secret,
                                                    options.region_bytes, " bytes, another rank a different one"));
   }
   header.joined.fetch_or(uint64_t{1} << rank, std::memory_order_acq_rel);
-  const absl::Status all_here = segment->Meet("joining the group", options.join_timeout);
+  const absl::Status all_here = segment->Meet("joining the group", options.join_timeout, options.give_up);
   shm_unlink(name.c_str());
   RETURN_IF_ERROR(all_here);
   return std::make_unique<ShmCommunicator>(std::move(segment), rank, size, options);

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ struct ShmOptions {
   absl::Duration barrier_timeout = absl::Minutes(15);
   // How long JoinShm waits for the other ranks.
   absl::Duration join_timeout = absl::Seconds(60);
+  // Asked ten times a second while JoinShm waits: true ends the wait with Unavailable. May be null.
+  std::function<bool()> give_up;
   // Busy wait before sleeping. Negative: 50 us where every rank can have a core of its own, else 2 us.
   absl::Duration spin = absl::Microseconds(-1);
 

@@ -53,7 +53,7 @@ ShmSegment::~ShmSegment() {
   }
 }
 
-absl::Status ShmSegment::Meet(const char* what, absl::Duration timeout) {
+absl::Status ShmSegment::Meet(const char* what, absl::Duration timeout, const std::function<bool()>& give_up) {
   const uint32_t generation = header_->generation.load(std::memory_order_acquire);
   if ((generation & kAborted) != 0) {
     return BrokenStatus();
@@ -75,15 +75,16 @@ absl::Status ShmSegment::Meet(const char* what, absl::Duration timeout) {
   do {
     for (int i = 0; i < 32; ++i) {
       if (header_->generation.load(std::memory_order_acquire) != generation) {
-        return Sleep(generation, what, timeout);  // returns at once
+        return Sleep(generation, what, timeout, give_up);  // returns at once
       }
       CpuRelax();
     }
   } while (absl::GetCurrentTimeNanos() < spin_until);
-  return Sleep(generation, what, timeout);
+  return Sleep(generation, what, timeout, give_up);
 }
 
-absl::Status ShmSegment::Sleep(uint32_t round, const char* what, absl::Duration timeout) {
+absl::Status ShmSegment::Sleep(uint32_t round, const char* what, absl::Duration timeout,
+                               const std::function<bool()>& give_up) {
   const absl::Time deadline = absl::Now() + timeout;
   // Past the spin, the loop below counts as a sleeper for as long as it may call FutexWait.
   struct Count {
@@ -119,6 +120,8 @@ absl::Status ShmSegment::Sleep(uint32_t round, const char* what, absl::Duration 
     const int dead = FindDead();
     if (dead >= 0 && header_->generation.load(std::memory_order_acquire) == seen) {
       Abort(absl::StrCat(what, ": rank ", dead, " died"));
+    } else if (give_up != nullptr && give_up()) {
+      Abort(absl::StrCat(what, ": rank ", rank_, " gave up"));
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -54,7 +55,8 @@ class ShmSegment {
 
   // Returns when all ranks have called it. All that a rank wrote before is visible to all after.
   // Unavailable: aborted, a rank died, or `timeout` passed (which aborts); `what` names the caller for the message.
-  absl::Status Meet(const char* what, absl::Duration timeout);
+  // `give_up` (may be null) is asked now and then: true aborts.
+  absl::Status Meet(const char* what, absl::Duration timeout, const std::function<bool()>& give_up = nullptr);
 
   // Ends all waits of all ranks, now and later. The first reason stays.
   void Abort(const std::string& reason);
@@ -62,7 +64,7 @@ class ShmSegment {
   absl::Status BrokenStatus() const;
 
  private:
-  absl::Status Sleep(uint32_t round, const char* what, absl::Duration timeout);
+  absl::Status Sleep(uint32_t round, const char* what, absl::Duration timeout, const std::function<bool()>& give_up);
   // A rank that has joined and is gone, or -1.
   int FindDead() const;
   // "ranks 1, 3", those of this host that have not joined; empty if all have.

@@ -1,0 +1,82 @@
+#include "worker/rpc/assignment.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace alphecca::worker {
+namespace {
+
+absl::Status Bad(const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat("assignment: ", what));
+}
+
+absl::Status CheckShape(const v1::Assignment& a) {
+  if (a.epoch() == 0) {
+    return Bad("epoch is 0, must be at least 1");
+  }
+  if (a.tp() < 1 || a.ep() < 1 || a.tp() > 1024 || a.ep() > 1024) {
+    return Bad(absl::StrCat("tp ", a.tp(), " and ep ", a.ep(), " must be 1 to 1024"));
+  }
+  const int size = a.tp() > a.ep() ? a.tp() : a.ep();
+  if (a.rank() < 0 || a.rank() >= size) {
+    return Bad(absl::StrCat("rank ", a.rank(), " is not within a group of ", size));
+  }
+  if (a.peers_size() != size) {
+    return Bad(absl::StrCat(a.peers_size(), " peers for a group of ", size));
+  }
+  if (a.communicator() != "shm" && a.communicator() != "gloo" && a.communicator() != "solo") {
+    return Bad(absl::StrCat("communicator \"", a.communicator(), "\" is none of shm, gloo, solo"));
+  }
+  if (a.communicator() == "solo" && size != 1) {
+    return Bad(absl::StrCat("communicator \"solo\" for a group of ", size));
+  }
+  if (size > 1 && a.rendezvous().empty()) {
+    return Bad("a group of several ranks needs a rendezvous secret");
+  }
+  if (a.checkpoint().empty()) {
+    return Bad("checkpoint is empty, must be a path on this host");
+  }
+  if (a.context() < 0 || a.max_sequences() < 0) {
+    return Bad(absl::StrCat("context ", a.context(), " and max_sequences ", a.max_sequences(), " must be 0 or more"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& a) {
+  RETURN_IF_ERROR(CheckShape(a));
+  ShardAssignment out;
+  out.group = GroupId(a.group_id());
+  out.epoch = Epoch(a.epoch());
+  out.model = a.model();
+  out.checkpoint = a.checkpoint();
+  out.revision = a.revision();
+  out.tp = a.tp();
+  out.ep = a.ep();
+  out.rank = a.rank();
+  out.context = a.context();
+  out.max_sequences = a.max_sequences();
+  out.plan_hash = a.plan_hash();
+  out.peers.assign(a.peers().begin(), a.peers().end());
+  out.communicator = a.communicator();
+  out.rendezvous = a.rendezvous();
+  if (a.weights() == "f32") {
+    out.weights = forward::GemmaOptions::Weights::kF32;
+  } else if (a.weights() != "as-file" && !a.weights().empty()) {
+    return Bad(absl::StrCat("weights \"", a.weights(), "\" is neither as-file nor f32"));
+  }
+  if (a.activations() == "f32") {
+    out.activations = kernels::Activations::kF32;
+  } else if (a.activations() != "default" && !a.activations().empty()) {
+    return Bad(absl::StrCat("activations \"", a.activations(), "\" is neither default nor f32"));
+  }
+  if (a.kv_type() == "f32") {
+    out.kv_type = kernels::DType::kF32;
+  } else if (a.kv_type() != "bf16" && !a.kv_type().empty()) {
+    return Bad(absl::StrCat("kv_type \"", a.kv_type(), "\" is neither bf16 nor f32"));
+  }
+  return out;
+}
+
+}  // namespace alphecca::worker

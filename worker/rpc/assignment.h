@@ -1,0 +1,42 @@
+// One rank's part of a shard group, as the coordinator assigns it: the checked form of v1::Assignment.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "alphecca/v1/cluster.pb.h"
+#include "common/ids.h"
+#include "kernels/backend.h"
+#include "worker/forward/gemma.h"
+
+namespace alphecca::worker {
+
+struct ShardAssignment {
+  GroupId group;
+  Epoch epoch;
+  std::string model;
+  std::string checkpoint;
+  std::string revision;  // empty: not checked
+  int tp = 1;
+  int ep = 1;
+  int rank = 0;
+  forward::GemmaOptions::Weights weights = forward::GemmaOptions::Weights::kAsFile;
+  kernels::Activations activations = kernels::Activations::kDefault;
+  kernels::DType kv_type = kernels::DType::kBF16;
+  int64_t context = 0;    // 0: the model's
+  int max_sequences = 0;  // 0: the default
+  std::string plan_hash;  // empty: not checked
+  std::vector<std::string> peers;
+  std::string communicator;  // "shm", "gloo", "solo"
+  std::string rendezvous;
+
+  int size() const { return tp > ep ? tp : ep; }
+  bool leads() const { return rank == 0; }
+};
+
+// InvalidArgument: names the field, its value and what would be right.
+absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& assignment);
+
+}  // namespace alphecca::worker

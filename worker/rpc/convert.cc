@@ -1,0 +1,206 @@
+#include "worker/rpc/convert.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace alphecca::worker {
+namespace {
+
+void Fill(const engine::StepChoice& choice, v1::EngineLogprobs& out) {
+  out.set_id(choice.token);
+  out.set_logprob(choice.logprob);
+  for (const kernels::Candidate& c : choice.top) {
+    out.add_top_ids(c.token);
+    out.add_top_logprobs(c.logit);
+  }
+}
+
+v1::FinishReason ToProto(engine::Finish finish) {
+  switch (finish) {
+    case engine::Finish::kStop:
+      return v1::FINISH_REASON_STOP;
+    case engine::Finish::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case engine::Finish::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+absl::Status CheckLength(const char* name, int length, int wanted) {
+  if (length == wanted) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("step plan: ", name, " has ", length, " entries, must be ", wanted));
+}
+
+absl::Status ReadTables(const google::protobuf::RepeatedField<int32_t>& triples,
+                        std::vector<kernels::BlockTableUpdate>& tables) {
+  if (triples.size() % 3 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step plan: a block table has ", triples.size(), " entries, must be a multiple of 3"));
+  }
+  for (int i = 0; i < triples.size(); i += 3) {
+    tables.push_back({triples.Get(i), triples.Get(i + 1), triples.Get(i + 2)});
+  }
+  return absl::OkStatus();
+}
+
+void WriteTables(const std::vector<kernels::BlockTableUpdate>& tables,
+                 google::protobuf::RepeatedField<int32_t>& triples) {
+  triples.Reserve(static_cast<int>(tables.size()) * 3);
+  for (const kernels::BlockTableUpdate& t : tables) {
+    triples.Add(t.slot);
+    triples.Add(t.index);
+    triples.Add(t.block);
+  }
+}
+
+}  // namespace
+
+engine::SequenceRequest FromProto(const v1::OpenSequence& open, absl::Time now) {
+  engine::SequenceRequest request;
+  request.id = SequenceId(open.sequence_id());
+  request.prompt.assign(open.prompt().begin(), open.prompt().end());
+  const v1::Sampling& sampling = open.sampling();
+  request.sampling.seed = sampling.seed();
+  request.sampling.sample = open.sample();
+  request.sampling.temperature = sampling.temperature();
+  request.sampling.top_k = sampling.top_k();
+  request.sampling.top_p = sampling.has_top_p() ? sampling.top_p() : 1.0F;
+  request.sampling.min_p = sampling.min_p();
+  request.max_tokens = open.max_tokens();
+  request.stop_ids.assign(open.stop_ids().begin(), open.stop_ids().end());
+  request.logprobs = open.logprobs();
+  request.prompt_logprobs = open.prompt_logprobs();
+  request.tenant = open.tenant();
+  request.priority = open.priority();
+  if (open.window() != 0) {
+    request.window = open.window();
+  }
+  if (open.deadline_ms() > 0) {
+    request.deadline = now + absl::Milliseconds(open.deadline_ms());
+  }
+  return request;
+}
+
+void Append(const engine::SequenceUpdate& update, v1::SequenceEvent& event) {
+  event.set_sequence_id(update.id.value);
+  for (const int32_t id : update.ids) {
+    event.add_ids(id);
+  }
+  for (const engine::StepChoice& choice : update.logprobs) {
+    Fill(choice, *event.add_logprobs());
+  }
+  for (const engine::StepChoice& choice : update.prompt_logprobs) {
+    Fill(choice, *event.add_prompt_logprobs());
+  }
+  if (update.finish.has_value()) {
+    event.set_finish_reason(ToProto(*update.finish));
+  }
+  if (!update.error.ok()) {
+    event.set_error_code(static_cast<int32_t>(update.error.code()));
+    event.set_error_message(std::string(update.error.message()));
+  }
+  if (update.cached_tokens != 0) {
+    event.set_cached_tokens(update.cached_tokens);
+  }
+}
+
+v1::StepPlanMessage ToProto(const engine::StepPlan& plan) {
+  v1::StepPlanMessage message;
+  message.set_epoch(plan.epoch.value);
+  message.set_step(plan.step);
+  for (const engine::OpenSlot& open : plan.opens) {
+    v1::SlotOpen& out = *message.add_opens();
+    out.set_slot(open.slot);
+    out.set_seed(open.sampling.seed);
+    out.set_sample(open.sampling.sample);
+    out.set_temperature(open.sampling.temperature);
+    out.set_top_k(open.sampling.top_k);
+    out.set_top_p(open.sampling.top_p);
+    out.set_min_p(open.sampling.min_p);
+    out.set_top_logprobs(open.sampling.top_logprobs);
+  }
+  WriteTables(plan.tables[kernels::kFullPool], *message.mutable_full_tables());
+  WriteTables(plan.tables[kernels::kSlidingPool], *message.mutable_sliding_tables());
+  bool owned = false;
+  bool drafted = false;
+  for (const engine::PlanRow& row : plan.rows) {
+    message.add_tokens(row.token);
+    message.add_positions(row.position);
+    message.add_slots(row.slot);
+    owned = owned || row.owner >= 0;
+    drafted = drafted || row.draft;
+  }
+  for (const engine::PlanRow& row : plan.rows) {
+    if (owned) {
+      message.add_owners(row.owner);
+    }
+    if (drafted) {
+      message.add_drafts(row.draft);
+    }
+  }
+  for (const engine::LogitRequest& request : plan.logits) {
+    message.add_logit_rows(request.row);
+    message.add_wanted(request.wanted);
+    message.add_keep(request.keep);
+  }
+  return message;
+}
+
+absl::StatusOr<engine::StepPlan> FromProto(const v1::StepPlanMessage& message) {
+  const int rows = message.tokens_size();
+  const int logits = message.logit_rows_size();
+  for (const absl::Status& status :
+       {CheckLength("positions", message.positions_size(), rows), CheckLength("slots", message.slots_size(), rows),
+        CheckLength("owners", message.owners_size(), message.owners_size() == 0 ? 0 : rows),
+        CheckLength("drafts", message.drafts_size(), message.drafts_size() == 0 ? 0 : rows),
+        CheckLength("wanted", message.wanted_size(), logits), CheckLength("keep", message.keep_size(), logits)}) {
+    if (!status.ok()) {
+      return status;
+    }
+  }
+  engine::StepPlan plan;
+  plan.epoch = Epoch(message.epoch());
+  plan.step = message.step();
+  for (const v1::SlotOpen& open : message.opens()) {
+    engine::OpenSlot slot;
+    slot.slot = open.slot();
+    slot.sampling.seed = open.seed();
+    slot.sampling.sample = open.sample();
+    slot.sampling.temperature = open.temperature();
+    slot.sampling.top_k = open.top_k();
+    slot.sampling.top_p = open.top_p();
+    slot.sampling.min_p = open.min_p();
+    slot.sampling.top_logprobs = open.top_logprobs();
+    plan.opens.push_back(slot);
+  }
+  for (const absl::Status& status : {ReadTables(message.full_tables(), plan.tables[kernels::kFullPool]),
+                                     ReadTables(message.sliding_tables(), plan.tables[kernels::kSlidingPool])}) {
+    if (!status.ok()) {
+      return status;
+    }
+  }
+  plan.rows.resize(static_cast<size_t>(rows));
+  for (int i = 0; i < rows; ++i) {
+    engine::PlanRow& row = plan.rows[static_cast<size_t>(i)];
+    row.token = message.tokens(i);
+    row.position = message.positions(i);
+    row.slot = message.slots(i);
+    row.owner = message.owners_size() == 0 ? -1 : message.owners(i);
+    row.draft = message.drafts_size() != 0 && message.drafts(i);
+  }
+  for (int i = 0; i < logits; ++i) {
+    const int32_t row = message.logit_rows(i);
+    plan.logits.push_back({row, message.wanted(i), message.keep(i)});
+    if (row >= 0 && row < rows) {  // others are refused by the plan check
+      plan.rows[static_cast<size_t>(row)].wants_logits = true;
+    }
+  }
+  return plan;
+}
+
+}  // namespace alphecca::worker

@@ -1,0 +1,82 @@
+#include "worker/rpc/metrics.h"
+
+#include <utility>
+
+#include "common/version.h"
+
+namespace alphecca::worker {
+namespace {
+
+constexpr std::array<const char*, 6> kStateNames = {"unspecified", "idle", "loading", "connecting", "ready", "failed"};
+
+// From 10 us: a sum between threads of one host takes little more.
+std::vector<double> CollectiveBuckets() {
+  return {1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.5, 1, 10};
+}
+
+}  // namespace
+
+WorkerMetrics::WorkerMetrics(MetricsRegistry& registry)
+    : tokens_in(registry.AddCounter("alphecca_worker_prompt_tokens_total", "Prompt tokens of admitted sequences.")),
+      tokens_out(registry.AddCounter("alphecca_worker_generated_tokens_total", "Tokens generated.")),
+      sequences(registry.AddCounter("alphecca_worker_sequences_total", "Sequences admitted.")),
+      steps(registry.AddCounter("alphecca_worker_steps_total", "Steps run on this rank.")),
+      step_rows(registry.AddCounter("alphecca_worker_step_rows_total", "Rows (tokens) of the steps run on this rank.")),
+      step_seconds(registry.AddHistogram("alphecca_worker_step_seconds", "Time of one step on this rank, seconds.",
+                                         LatencyBuckets())),
+      load_seconds(registry.AddHistogram("alphecca_worker_load_seconds", "Time to load a shard, seconds.",
+                                         {0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000})),
+      registry_(registry),
+      running_(registry.AddGauge("alphecca_worker_running_sequences", "Sequences in the running batch (leader).")),
+      waiting_(registry.AddGauge("alphecca_worker_waiting_sequences", "Sequences in the queue (leader).")),
+      weight_bytes_(registry.AddGauge("alphecca_worker_weight_bytes", "Weights resident on this rank, bytes.")),
+      kv_bytes_(registry.AddGauge("alphecca_worker_kv_bytes", "Memory of the KV pools of this rank, bytes.")) {
+  const std::array<const char*, 4> names = {"all_reduce", "all_gather", "all_to_all", "barrier"};
+  for (size_t i = 0; i < names.size(); ++i) {
+    collectives_[i] = &registry.AddHistogram("alphecca_worker_collective_seconds",
+                                             "Time of one collective on this rank, waiting included, seconds.",
+                                             CollectiveBuckets(), {{"collective", names[i]}});
+  }
+  for (size_t i = 1; i < kStateNames.size(); ++i) {
+    states_[i] = &registry.AddGauge("alphecca_worker_shard_state", "1 for the state of this worker's shard.",
+                                    {{"state", kStateNames[i]}});
+  }
+  const std::array<const char*, 2> pools = {"full", "sliding"};
+  for (size_t i = 0; i < pools.size(); ++i) {
+    kv_used_[i] = &registry.AddGauge("alphecca_worker_kv_blocks_used", "KV blocks in use, by pool (leader).",
+                                     {{"pool", pools[i]}});
+    kv_capacity_[i] =
+        &registry.AddGauge("alphecca_worker_kv_blocks_capacity", "KV blocks there are, by pool.", {{"pool", pools[i]}});
+  }
+  registry.AddGauge("alphecca_worker_build_info", "1, labelled with the build.", {{"build", BuildVersion()}}).Set(1);
+  SetShardState(v1::SHARD_STATE_IDLE);
+}
+
+void WorkerMetrics::SetShardState(v1::ShardState state) {
+  for (size_t i = 1; i < states_.size(); ++i) {
+    states_[i]->Set(static_cast<size_t>(state) == i ? 1 : 0);
+  }
+}
+
+void WorkerMetrics::SetShard(int64_t weight_bytes, int64_t kv_bytes, const engine::ShardLimits& limits) {
+  weight_bytes_.Set(static_cast<double>(weight_bytes));
+  kv_bytes_.Set(static_cast<double>(kv_bytes));
+  kv_capacity_[0]->Set(static_cast<double>(limits.full_blocks));
+  kv_capacity_[1]->Set(static_cast<double>(limits.sliding_blocks));
+}
+
+void WorkerMetrics::SetCounts(const engine::EngineCounts& counts) {
+  running_.Set(counts.running);
+  waiting_.Set(counts.waiting);
+  kv_used_[0]->Set(static_cast<double>(counts.full_blocks_used));
+  kv_used_[1]->Set(static_cast<double>(counts.sliding_blocks_used));
+}
+
+void WorkerMetrics::CountError(const absl::Status& status) {
+  registry_
+      .AddCounter("alphecca_worker_errors_total", "Sequences that ended by an error, by code.",
+                  {{"code", absl::StatusCodeToString(status.code())}})
+      .Increment();
+}
+
+}  // namespace alphecca::worker

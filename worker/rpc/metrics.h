@@ -1,0 +1,51 @@
+// What a worker counts. Names: alphecca_worker_*.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "absl/status/status.h"
+#include "alphecca/v1/cluster.pb.h"
+#include "common/metrics.h"
+#include "worker/engine/engine.h"
+#include "worker/engine/shard_runner.h"
+
+namespace alphecca::worker {
+
+// Thread-safe, as the registry's metrics are.
+class WorkerMetrics {
+ public:
+  explicit WorkerMetrics(MetricsRegistry& registry);
+
+  void SetShardState(v1::ShardState state);
+  // Sizes of the shard; zeros: none.
+  void SetShard(int64_t weight_bytes, int64_t kv_bytes, const engine::ShardLimits& limits);
+  void SetCounts(const engine::EngineCounts& counts);
+  void CountError(const absl::Status& status);
+
+  Counter& tokens_in;   // prompt tokens of admitted sequences
+  Counter& tokens_out;  // tokens generated
+  Counter& sequences;   // admitted
+  Counter& steps;
+  Counter& step_rows;
+  Histogram& step_seconds;
+  Histogram& load_seconds;
+  // By collective.
+  Histogram& AllReduceSeconds() { return *collectives_[0]; }
+  Histogram& AllGatherSeconds() { return *collectives_[1]; }
+  Histogram& AllToAllSeconds() { return *collectives_[2]; }
+  Histogram& BarrierSeconds() { return *collectives_[3]; }
+
+ private:
+  MetricsRegistry& registry_;
+  std::array<Histogram*, 4> collectives_{};
+  std::array<Gauge*, 6> states_{};  // by v1::ShardState
+  Gauge& running_;
+  Gauge& waiting_;
+  std::array<Gauge*, 2> kv_used_{};      // by kernels::PoolKind
+  std::array<Gauge*, 2> kv_capacity_{};  // likewise
+  Gauge& weight_bytes_;
+  Gauge& kv_bytes_;
+};
+
+}  // namespace alphecca::worker

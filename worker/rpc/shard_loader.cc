@@ -1,0 +1,162 @@
+#include "worker/rpc/shard_loader.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#ifdef ALPHECCA_HAVE_CPU
+#include "kernels/cpu/cpu_backend.h"
+#endif
+#include "kernels/ref/ref_backend.h"
+#include "model/shard_plan.h"
+#include "worker/comm/shm.h"
+#include "worker/comm/solo.h"
+#include "worker/forward/tracing.h"
+#include "worker/rpc/metered.h"
+#ifdef ALPHECCA_HAVE_GLOO
+#include "worker/comm/gloo.h"
+#endif
+
+namespace alphecca::worker {
+namespace {
+
+constexpr int kDefaultMaxSequences = 16;
+constexpr int64_t kMinKvBytes = int64_t{16} << 20;
+
+absl::StatusOr<model::ShardPlan> MakePlan(const model::Checkpoint& checkpoint, const ShardAssignment& a) {
+  if (const std::string seen = checkpoint.Revision(); !a.revision.empty() && seen != a.revision) {
+    return absl::FailedPreconditionError(absl::StrCat(a.checkpoint, " has revision ", seen,
+                                                      " on this host, the coordinator saw ", a.revision,
+                                                      ": the same files must be on all hosts"));
+  }
+  ASSIGN_OR_RETURN(const int64_t unit, model::ColumnUnit(checkpoint));
+  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint.config(), a.tp, a.ep, unit));
+  if (const std::string hash = plan.Hash(); !a.plan_hash.empty() && hash != a.plan_hash) {
+    return absl::FailedPreconditionError(absl::StrCat("the shard plan of ", a.checkpoint, " for tp ", a.tp, ", ep ",
+                                                      a.ep, " is ", hash, " here, ", a.plan_hash,
+                                                      " at the coordinator: all must run the same build"));
+  }
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<comm::Communicator>> Connect(const ShardAssignment& a, const DeviceOptions& device,
+                                                            const LoadHooks& hooks) {
+  if (a.size() == 1) {
+    return comm::CreateSolo();
+  }
+  if (a.communicator == "shm") {
+    comm::ShmOptions options;
+    options.barrier_timeout = device.load_timeout;
+    options.join_timeout = device.connect_timeout;
+    options.give_up = hooks.cancelled;
+    return comm::JoinShm(a.rendezvous, a.rank, a.size(), options);
+  }
+#ifdef ALPHECCA_HAVE_GLOO
+  comm::GlooOptions options;
+  options.host = device.host;
+  options.barrier_timeout = device.load_timeout;
+  return comm::ConnectGloo(a.rank, a.size(), a.rendezvous, hooks.exchange, options);
+#else
+  return absl::UnimplementedError("this build has no Gloo communicator: it serves ranks on one host only");
+#endif
+}
+
+// Bytes of the checkpoint's files: what the weights of all ranks take, within a few percent.
+int64_t FileBytes(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    const auto bytes = fs::file_size(path, error);
+    return error ? 0 : static_cast<int64_t>(bytes);
+  }
+  int64_t total = 0;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".safetensors") {
+      const auto bytes = it->file_size(error);
+      total += error ? 0 : static_cast<int64_t>(bytes);
+    }
+  }
+  return total;
+}
+
+// What this rank can give to KV; the group takes the least of all ranks, since their pools must be equal.
+absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const DeviceOptions& device, kernels::Backend& backend,
+                                 comm::Communicator& comm) {
+  const int widened = a.weights == forward::GemmaOptions::Weights::kF32 ? 2 : 1;  // most files hold 16 bits a weight
+  const int64_t weights = FileBytes(a.checkpoint) / a.size() * widened;
+  int64_t budget = std::min(device.memory_bytes - weights, device.max_kv_bytes);
+  const std::unique_ptr<kernels::Stream> stream = backend.CreateStream();
+  std::vector<int64_t> budgets(static_cast<size_t>(comm.size()));
+  RETURN_IF_ERROR(comm.AllGather(*stream, &budget, sizeof(budget), budgets.data()));
+  RETURN_IF_ERROR(backend.Synchronize(*stream));
+  const auto least = std::min_element(budgets.begin(), budgets.end());
+  if (*least < kMinKvBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "rank ", least - budgets.begin(), " has ", *least, " bytes for KV after about ", weights,
+        " bytes of weights, needs at least ", kMinKvBytes, ": more memory (--memory) or more ranks (--tp)"));
+  }
+  return *least;
+}
+
+}  // namespace
+
+absl::Status DeviceOptions::Validate() const {
+  if (kernels != "cpu" && kernels != "ref") {
+    return absl::InvalidArgumentError(absl::StrCat("kernels \"", kernels, "\" is neither cpu nor ref"));
+  }
+  if (threads < 0 || threads > 4096) {
+    return absl::InvalidArgumentError(absl::StrCat("threads ", threads, " must be 0 (all there are) to 4096"));
+  }
+  if (memory_bytes < kMinKvBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory of ", memory_bytes, " bytes is too little, must be at least ", kMinKvBytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const DeviceOptions& device,
+                                                                kernels::Activations activations) {
+  kernels::BackendOptions options;
+  options.activations = activations;
+  options.threads = device.threads;
+#ifndef ALPHECCA_HAVE_CPU
+  return kernels::CreateRefBackend(options);
+#else
+  return device.kernels == "ref" ? kernels::CreateRefBackend(options) : kernels::CreateCpuBackend(options);
+#endif
+}
+
+absl::Status LoadShard(const ShardAssignment& a, const DeviceOptions& device, WorkerMetrics& metrics,
+                       const LoadHooks& hooks, LoadedShard& shard) {
+  ASSIGN_OR_RETURN(shard.checkpoint, model::Checkpoint::Open(a.checkpoint));
+  ASSIGN_OR_RETURN(const model::ShardPlan plan, MakePlan(*shard.checkpoint, a));
+  ASSIGN_OR_RETURN(shard.device, CreateBackend(device, a.activations));
+  ASSIGN_OR_RETURN(shard.connection, Connect(a, device, hooks));
+  kernels::Backend* backend = shard.device.get();
+  comm::Communicator* comm = shard.connection.get();
+  if (device.trace != nullptr) {
+    shard.traced_device = forward::TraceBackend(*backend, *device.trace, a.rank);
+    shard.traced = forward::TraceCommunicator(*comm, *device.trace);
+    backend = shard.traced_device.get();
+    comm = shard.traced.get();
+  }
+  shard.metered = MeterCommunicator(*comm, metrics);
+  hooks.connected(*shard.metered);
+
+  engine::ShardOptions options;
+  options.context = a.context;
+  options.max_sequences = a.max_sequences > 0 ? a.max_sequences : kDefaultMaxSequences;
+  options.kv_type = a.kv_type;
+  options.weights = a.weights;
+  ASSIGN_OR_RETURN(options.kv_budget_bytes, KvBudget(a, device, *backend, *shard.metered));
+  ASSIGN_OR_RETURN(shard.loaded, engine::ShardRunner::Create(*shard.checkpoint, plan, a.rank, *backend, *shard.metered,
+                                                             options, hooks.progress));
+  shard.runner = MeterRunner(*shard.loaded, metrics);
+  return absl::OkStatus();
+}
+
+}  // namespace alphecca::worker
