@@ -3,13 +3,13 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <source_location>
 
 namespace alphecca::kernels {
 
-inline void Check(bool ok, const char* what, std::source_location where = std::source_location::current()) {
+// The built-ins stand for std::source_location, which clang 14 lacks; as default arguments they name the caller.
+inline void Check(bool ok, const char* what, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (!ok) {
-    std::fprintf(stderr, "%s:%u: broken invariant: %s\n", where.file_name(), static_cast<unsigned>(where.line()), what);
+    std::fprintf(stderr, "%s:%d: broken invariant: %s\n", file, line, what);
     std::abort();
   }
 }

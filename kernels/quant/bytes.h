@@ -32,6 +32,6 @@ inline void StoreU16(std::byte* p, uint16_t value) {
 }
 
 // IQ4_NL's sixteen values.
-inline constexpr int8_t kIq4NlValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+inline constexpr int kIq4NlValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 }  // namespace alphecca::kernels

@@ -15,7 +15,7 @@ bool IsIntegerTimesScale(DType type) {
   return type == DType::kQ4_0 || type == DType::kQ5_0 || type == DType::kIQ4_NL;
 }
 
-void IntegersToQ8_0(DType from, const std::byte* block, std::byte* out) {
+void IntegersToQ80(DType from, const std::byte* block, std::byte* out) {
   out[0] = block[0];
   out[1] = block[1];
   const std::byte* qs = block + (from == DType::kQ5_0 ? 6 : 2);
@@ -45,7 +45,7 @@ float ConvertRow(DType from, const std::byte* row, Range elements, float from_sc
   }
   if (to == DType::kQ8_0 && IsIntegerTimesScale(from) && from_scale == 1.0F) {
     for (int64_t i = 0; i < elements.size(); i += 32) {
-      IntegersToQ8_0(from, begin, out);
+      IntegersToQ80(from, begin, out);
       begin += Info(from).block_bytes;
       out += Info(to).block_bytes;
     }

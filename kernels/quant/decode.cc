@@ -15,18 +15,18 @@ void ForNibbles(const std::byte* qs, Put put) {
   }
 }
 
-void DecodeQ4_0(const std::byte* block, float* out) {
+void DecodeQ40(const std::byte* block, float* out) {
   const float d = F16ToF32(LoadU16(block));
   ForNibbles(block + 2, [&](int i, uint32_t q) { out[i] = d * static_cast<float>(static_cast<int>(q) - 8); });
 }
 
-void DecodeQ4_1(const std::byte* block, float* out) {
+void DecodeQ41(const std::byte* block, float* out) {
   const float d = F16ToF32(LoadU16(block));
   const float m = F16ToF32(LoadU16(block + 2));
   ForNibbles(block + 4, [&](int i, uint32_t q) { out[i] = d * static_cast<float>(q) + m; });
 }
 
-void DecodeQ5_0(const std::byte* block, float* out) {
+void DecodeQ50(const std::byte* block, float* out) {
   const float d = F16ToF32(LoadU16(block));
   const uint32_t high = LoadU32(block + 2);
   ForNibbles(block + 6, [&](int i, uint32_t q) {
@@ -35,7 +35,7 @@ void DecodeQ5_0(const std::byte* block, float* out) {
   });
 }
 
-void DecodeQ5_1(const std::byte* block, float* out) {
+void DecodeQ51(const std::byte* block, float* out) {
   const float d = F16ToF32(LoadU16(block));
   const float m = F16ToF32(LoadU16(block + 2));
   const uint32_t high = LoadU32(block + 4);
@@ -45,14 +45,14 @@ void DecodeQ5_1(const std::byte* block, float* out) {
   });
 }
 
-void DecodeQ8_0(const std::byte* block, float* out) {
+void DecodeQ80(const std::byte* block, float* out) {
   const float d = F16ToF32(LoadU16(block));
   for (int i = 0; i < 32; ++i) {
     out[i] = d * static_cast<float>(SignedByte(block + 2, i));
   }
 }
 
-void DecodeIQ4_NL(const std::byte* block, float* out) {
+void DecodeIQ4NL(const std::byte* block, float* out) {
   const float d = F16ToF32(LoadU16(block));
   ForNibbles(block + 2, [&](int i, uint32_t q) { out[i] = d * static_cast<float>(kIq4NlValues[q]); });
 }
@@ -89,7 +89,7 @@ void DecodeK(const std::byte* block, const std::byte* high, const std::byte* qs,
   }
 }
 
-void DecodeQ6_K(const std::byte* block, float* out) {
+void DecodeQ6K(const std::byte* block, float* out) {
   const std::byte* scales = block + 192;
   const float d = F16ToF32(LoadU16(block + 208));
   for (int half = 0; half < 2; ++half) {
@@ -121,23 +121,23 @@ void DecodeBlock(DType type, const std::byte* block, float* out) {
       *out = Sfp8ToF32(std::to_integer<uint8_t>(*block));
       return;
     case DType::kQ4_0:
-      return DecodeQ4_0(block, out);
+      return DecodeQ40(block, out);
     case DType::kQ4_1:
-      return DecodeQ4_1(block, out);
+      return DecodeQ41(block, out);
     case DType::kQ5_0:
-      return DecodeQ5_0(block, out);
+      return DecodeQ50(block, out);
     case DType::kQ5_1:
-      return DecodeQ5_1(block, out);
+      return DecodeQ51(block, out);
     case DType::kQ8_0:
-      return DecodeQ8_0(block, out);
+      return DecodeQ80(block, out);
     case DType::kQ4_K:
       return DecodeK(block, nullptr, block + 16, out);
     case DType::kQ5_K:
       return DecodeK(block, block + 16, block + 48, out);
     case DType::kQ6_K:
-      return DecodeQ6_K(block, out);
+      return DecodeQ6K(block, out);
     case DType::kIQ4_NL:
-      return DecodeIQ4_NL(block, out);
+      return DecodeIQ4NL(block, out);
     case DType::kI32:
     case DType::kI64:
       break;

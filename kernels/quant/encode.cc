@@ -16,7 +16,7 @@ int ClampToInt(float x, int low, int high) {
   return x > low_f ? static_cast<int>(std::min(x, high_f)) : low;
 }
 
-void EncodeQ4_0(const float* x, std::byte* block) {
+void EncodeQ40(const float* x, std::byte* block) {
   float largest = 0.0F;  // by magnitude, with its sign; the first of equals
   for (int i = 0; i < 32; ++i) {
     if (std::fabs(x[i]) > std::fabs(largest)) {
@@ -32,7 +32,7 @@ void EncodeQ4_0(const float* x, std::byte* block) {
   }
 }
 
-void EncodeQ8_0(const float* x, std::byte* block) {
+void EncodeQ80(const float* x, std::byte* block) {
   float largest = 0.0F;
   for (int i = 0; i < 32; ++i) {
     largest = std::max(largest, std::fabs(x[i]));
@@ -56,9 +56,9 @@ void EncodeBlock(DType type, const float* x, float scale, std::byte* block) {
       *block = static_cast<std::byte>(F32ToSfp8(*x / scale));
       return;
     case DType::kQ4_0:
-      return EncodeQ4_0(x, block);
+      return EncodeQ40(x, block);
     case DType::kQ8_0:
-      return EncodeQ8_0(x, block);
+      return EncodeQ80(x, block);
     default:
       Check(false, "EncodeRow of a type that is only read");
   }

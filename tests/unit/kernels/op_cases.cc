@@ -78,6 +78,13 @@ std::vector<OpCase> OpCasesOf(const std::string& op) {
   return cases;
 }
 
+std::vector<RowCase> AllRowCases() {
+  std::vector<RowCase> cases;
+  AddProductRowCases(cases);
+  AddAttentionRowCases(cases);
+  return cases;
+}
+
 std::string RunOpCase(const OpCase& op_case, Backend& backend, uint32_t seed) {
   const std::unique_ptr<Backend> reference = CreateRefBackend({});
   OpRun want_run(*reference, seed);

@@ -43,5 +43,7 @@ void AddProductCases(std::vector<OpCase>& cases);
 void AddAttentionCases(std::vector<OpCase>& cases);
 void AddExpertCases(std::vector<OpCase>& cases);
 void AddSamplingCases(std::vector<OpCase>& cases);
+void AddProductRowCases(std::vector<RowCase>& cases);
+void AddAttentionRowCases(std::vector<RowCase>& cases);
 
 }  // namespace alphecca::kernels

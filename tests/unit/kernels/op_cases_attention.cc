@@ -195,6 +195,46 @@ void RunKvMoves(OpRun& run, DType type) {
   }
 }
 
+// Rows [begin, end) of AttendStep through Qkv and Attend, over keys that lie in the pool before.
+std::vector<float> AttendRows(OpRun& run, DType type, int64_t begin, int64_t end) {
+  constexpr int kHeads = 6;
+  constexpr int kWidth = 96;
+  KvPool* pool = run.Pool(Spec({{2, kWidth}}, type));
+  const StepMaker all = AttendStep(kFullPool);
+  StepMaker maker;
+  maker.tables[kFullPool] = all.tables[kFullPool];
+  for (int64_t t = begin; t < end; ++t) {
+    const auto i = static_cast<size_t>(t);
+    maker.Row(0, all.slots[i], all.positions[i]);
+    maker.full.back() = all.full[i];
+  }
+  const Step& step = run.Upload(maker.Input(), pool, nullptr);
+  const Range positions = {0, kBlocksPerSlot * kBlock};
+  for (int32_t slot = 0; slot < kSlots; ++slot) {
+    const std::vector<float> key = run.Normal(2 * positions.size() * kWidth);
+    const std::vector<float> value = run.Normal(2 * positions.size() * kWidth);
+    Check(run.backend().KvImport(run.stream(), *pool, 0, slot, positions, key, value).ok(), "KvImport of a test");
+  }
+  const auto rows = static_cast<int64_t>(all.tokens.size());
+  const std::vector<float> values = run.Normal(rows * kHeads * kWidth);
+  const Tensor q = run.Put({values.begin() + begin * kHeads * kWidth, values.begin() + end * kHeads * kWidth},
+                           end - begin, kHeads * kWidth);
+  // Queries alone: keys that other rows write would change what a row sees.
+  run.backend().Qkv(run.stream(), step,
+                    {.qkv = q,
+                     .heads = kHeads,
+                     .kv_heads = 0,
+                     .head_dim = kWidth,
+                     .q_norm = run.Floats(run.Normal(kWidth, 0.05, 0.1)),
+                     .eps = 1e-6F,
+                     .rope = {run.Floats(Frequencies(kWidth, kWidth / 2))}});
+  const Tensor out = run.Empty(end - begin, kHeads * kWidth);
+  run.backend().Attend(
+      run.stream(), step,
+      {.q = q, .heads = kHeads, .head_dim = kWidth, .group = 3, .pool = pool, .pool_layer = 0, .out = out});
+  return run.Get(out);
+}
+
 std::string Name(const AttendCase& c) {
   return "Attend_H" + std::to_string(c.heads) + "_g" + std::to_string(c.group) + "_d" + std::to_string(c.head_dim) +
          "_" + TypeName(c.type) + (c.first_head > 0 ? "_from" + std::to_string(c.first_head) : "");
@@ -236,6 +276,14 @@ void AddAttentionCases(std::vector<OpCase>& cases) {
                        RunAttend(run, {4, 2, 64, type}, kSlidingPool);
                      }});
     cases.push_back({"KvCopy", "Kv_moves_" + TypeName(type), [type](OpRun& run) { RunKvMoves(run, type); }});
+  }
+}
+
+void AddAttentionRowCases(std::vector<RowCase>& cases) {
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    cases.push_back({"Attend_rows_" + TypeName(type),
+                     [type](OpRun& run, int64_t begin, int64_t end) { return AttendRows(run, type, begin, end); },
+                     static_cast<int64_t>(AttendStep(kFullPool).tokens.size())});
   }
 }
 

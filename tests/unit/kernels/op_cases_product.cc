@@ -150,8 +150,7 @@ void AddProductCases(std::vector<OpCase>& cases) {
                    }});
 }
 
-std::vector<RowCase> AllRowCases() {
-  std::vector<RowCase> cases;
+void AddProductRowCases(std::vector<RowCase>& cases) {
   constexpr int64_t kRows = 21;
   const auto rows_of = [](OpRun& run, int64_t cols, int64_t begin, int64_t end) {
     const std::vector<float> all = run.Normal(kRows * cols);
@@ -200,7 +199,6 @@ std::vector<RowCase> AllRowCases() {
                      },
                      kRows});
   }
-  return cases;
 }
 
 }  // namespace alphecca::kernels
