@@ -1,0 +1,164 @@
+// The engine on the embedded models: an answer depends on its request alone, not on what else runs, how prompts are
+// cut into steps, or how the model is split.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/property/engine_runs.h"
+
+namespace alphecca::engine {
+namespace {
+
+class EngineEquivalence : public testing::TestWithParam<std::string> {
+ protected:
+  // Greedy and sampled, with and without filters, with log-probabilities, longer and shorter than the window of 64.
+  static std::vector<SequenceRequest> Mixture() {
+    std::vector<SequenceRequest> requests;
+    requests.push_back(MakeRequest(1, {2, 1210, 327, 2144}, 24));
+    requests.push_back(MakeRequest(2, MakePrompt(90, 1), 12));
+    SampleWith(requests.back(), 7, 1.0F, 0, 1.0F);
+    requests.push_back(MakeRequest(3, MakePrompt(33, 2), 20));
+    SampleWith(requests.back(), 8, 0.8F, 40, 0.9F);
+    requests.push_back(MakeRequest(4, MakePrompt(17, 3), 16));
+    SampleWith(requests.back(), 9, 1.2F, 0, 0.7F);
+    for (SequenceRequest& request : requests) {
+      request.logprobs = 3;
+    }
+    requests[1].prompt_logprobs = 2;
+    return requests;
+  }
+  // The mixture on one rank, whole prompts: made once a model.
+  static const Answers& Baseline() {
+    static std::map<std::string, Answers> made;
+    const auto [entry, is_new] = made.try_emplace(GetParam());
+    if (is_new) {
+      entry->second = RunFresh(Options(), Mixture());
+    }
+    return entry->second;
+  }
+  static RunOptions Options() {
+    RunOptions options;
+    options.model = GetParam();
+    return options;
+  }
+};
+
+TEST_P(EngineEquivalence, TheSameSeedGivesTheSameTokensOnEveryRun) {
+  const Answers& first = Baseline();
+  const Answers second = RunFresh(Options(), Mixture());
+  ASSERT_EQ(first.size(), 4U);
+  for (const auto& [id, heard] : first) {
+    SCOPED_TRACE(id);
+    ExpectSameBits(heard, second.at(id));
+  }
+}
+
+TEST_P(EngineEquivalence, SequencesAtOnceGiveWhatEachGivesAlone) {
+  const auto checkpoint = OpenModel(GetParam());
+  ASSERT_NE(checkpoint, nullptr);
+  const auto group = MakeGroup(*checkpoint, Options());
+  ASSERT_NE(group, nullptr);
+  const Answers& together = Baseline();
+  uint64_t epoch = 0;
+  for (const SequenceRequest& request : Mixture()) {
+    SCOPED_TRACE(request.id.value);
+    const Answers alone = RunAll(*group, 256, ++epoch, {request});
+    ExpectSameBits(alone.at(request.id.value), together.at(request.id.value));
+  }
+}
+
+TEST_P(EngineEquivalence, ChunkedPromptsGiveWhatWholeOnesGive) {
+  const Answers& whole = Baseline();
+  RunOptions chunked = Options();
+  chunked.step_tokens = 7;
+  chunked.block_tokens = 4;  // nor does the size of a block matter
+  const Answers cut = RunFresh(chunked, Mixture());
+  ASSERT_EQ(whole.size(), 4U);
+  for (const auto& [id, heard] : whole) {
+    SCOPED_TRACE(id);
+    ExpectSameBits(heard, cut.at(id));
+  }
+}
+
+TEST_P(EngineEquivalence, TwoRanksGiveWhatOneGives) {
+  RunOptions options = Options();
+  options.kv_type = kernels::DType::kF32;
+  const Answers one = RunFresh(options, Mixture());
+  options.tp = 2;
+  options.ep = options.model == "tiny-moe" ? 2 : 1;
+  const Answers two = RunFresh(options, Mixture());
+  const Answers again = RunFresh(options, Mixture());
+  EXPECT_EQ(one.at(1).ids, two.at(1).ids);  // greedy
+  for (const auto& [id, heard] : two) {
+    SCOPED_TRACE(id);
+    ExpectSameBits(heard, again.at(id));
+    // Sums over ranks round differently; the first token's log-probabilities show that nothing else differs.
+    ASSERT_FALSE(heard.logprobs.empty());
+    EXPECT_NEAR(heard.logprobs[0].top[0].logit, one.at(id).logprobs[0].top[0].logit, 1e-3);
+  }
+  const auto& prompt_one = one.at(2).prompt_logprobs;
+  const auto& prompt_two = two.at(2).prompt_logprobs;
+  ASSERT_EQ(prompt_one.size(), 89U);
+  ASSERT_EQ(prompt_two.size(), 89U);
+  for (size_t i = 0; i < prompt_one.size(); ++i) {
+    EXPECT_EQ(prompt_one[i].token, MakePrompt(90, 1)[i + 1]);
+    EXPECT_NEAR(prompt_one[i].logprob, prompt_two[i].logprob, 1e-3) << i;
+  }
+}
+
+TEST_P(EngineEquivalence, SamplesOfOneSeedDifferAndRepeat) {
+  std::vector<SequenceRequest> samples;
+  for (int32_t sample = 0; sample < 3; ++sample) {
+    samples.push_back(MakeRequest(static_cast<uint64_t>(sample) + 1, {2, 1210, 327, 2144}, 12));
+    SampleWith(samples.back(), 42, 1.0F, 0, 1.0F);
+    samples.back().sampling.sample = sample;
+  }
+  const Answers first = RunFresh(Options(), samples);
+  const Answers second = RunFresh(Options(), samples);
+  for (uint64_t id = 1; id <= 3; ++id) {
+    EXPECT_EQ(first.at(id).ids, second.at(id).ids);
+  }
+  EXPECT_NE(first.at(1).ids, first.at(2).ids);
+  EXPECT_NE(first.at(2).ids, first.at(3).ids);
+}
+
+// Noise hangs on absolute positions, so an answer can be taken up anywhere: what a lost group's request relies on.
+TEST_P(EngineEquivalence, AnswerGoesOnFromItsOwnTokens) {
+  SequenceRequest whole = MakeRequest(1, MakePrompt(20, 5), 16);
+  SampleWith(whole, 11, 1.0F, 50, 1.0F);
+  const Answers straight = RunFresh(Options(), {whole});
+  SequenceRequest rest = whole;
+  rest.prompt.insert(rest.prompt.end(), straight.at(1).ids.begin(), straight.at(1).ids.begin() + 6);
+  rest.max_tokens = 10;
+  const Answers resumed = RunFresh(Options(), {rest});
+  const std::vector<int32_t> expected(straight.at(1).ids.begin() + 6, straight.at(1).ids.end());
+  EXPECT_EQ(resumed.at(1).ids, expected);
+}
+
+TEST_P(EngineEquivalence, GreedyIdsAreTheReferencesOwn) {
+  std::ifstream file(std::string(ALPHECCA_MODELS) + "/" + GetParam() + "/golden.json");
+  const auto golden = nlohmann::json::parse(file, nullptr, false);
+  ASSERT_FALSE(golden.is_discarded());
+  std::vector<SequenceRequest> requests;
+  std::vector<std::vector<int32_t>> expected;
+  for (const auto& entry : golden["greedy"]) {
+    expected.push_back(entry["greedy_ids"].get<std::vector<int32_t>>());
+    expected.back().resize(std::min<size_t>(expected.back().size(), 24));
+    requests.push_back(MakeRequest(expected.size(), entry["input_ids"].get<std::vector<int32_t>>(),
+                                   static_cast<int32_t>(expected.back().size())));
+  }
+  ASSERT_FALSE(requests.empty());
+  RunOptions options = Options();
+  options.kv_type = kernels::DType::kF32;
+  const Answers answers = RunFresh(options, requests);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(answers.at(i + 1).ids, expected[i]) << golden["greedy"][i]["prompt"];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EngineEquivalence, testing::Values("tiny-moe", "tiny-dense"),
+                         [](const auto& model) { return model.param == "tiny-moe" ? "Moe" : "Dense"; });
+
+}  // namespace
+}  // namespace alphecca::engine
