@@ -30,7 +30,7 @@ constexpr int64_t kDefaultKvBytes = 2 * kGiB;
 constexpr unsigned kLeaveSeconds = 20;
 
 struct Flags {
-  std::string coordinator = "127.0.0.1:7600";
+  std::string coordinator = "127.0.0.1:7070";
   std::string listen = "127.0.0.1:0";
   std::string advertise;
   std::string role = "target";
@@ -49,10 +49,10 @@ constexpr char kAbout[] =
 constexpr char kExamples[] =
     "\nExamples:\n"
     "  # two workers on one host, half of the cores each\n"
-    "  alphecca-worker --coordinator 127.0.0.1:7600 --threads 8\n"
-    "  alphecca-worker --coordinator 127.0.0.1:7600 --threads 8\n"
+    "  alphecca-worker --coordinator 127.0.0.1:7070 --threads 8\n"
+    "  alphecca-worker --coordinator 127.0.0.1:7070 --threads 8\n"
     "  # a worker that others reach over the network\n"
-    "  alphecca-worker --coordinator brain:7600 --listen 0.0.0.0:7700 --advertise node7:7700 --metrics 0.0.0.0:9100\n"
+    "  alphecca-worker --coordinator front:7070 --listen 0.0.0.0:7700 --advertise node7:7700 --metrics 0.0.0.0:9100\n"
     "\nOn start it prints one line of JSON to stdout: {\"listen\":\"host:port\",\"metrics\":\"host:port\"}.\n"
     "Logs are JSON lines on stderr; ALPHECCA_LOG=debug|info|warn|error|off sets what is shown.\n";
 
