@@ -2,3 +2,6 @@ alphecca_test(worker_block_manager_test SOURCES block_manager_test.cc DEPS alphe
 alphecca_test(worker_scheduler_test SOURCES scheduler_test.cc DEPS alphecca::worker_engine)
 alphecca_test(worker_engine_test SOURCES engine_test.cc DEPS alphecca::worker_engine)
 alphecca_test(worker_engine_stress_test SOURCES engine_stress_test.cc DEPS alphecca::worker_engine)
+alphecca_test(worker_plan_check_test SOURCES plan_check_test.cc DEPS alphecca::worker_engine)
+alphecca_test(worker_kv_sizing_test SOURCES kv_sizing_test.cc DEPS alphecca::worker_engine)
+alphecca_test(worker_local_group_test SOURCES local_group_test.cc DEPS alphecca::worker_engine alphecca::kernels_ref)
