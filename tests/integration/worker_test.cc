@@ -1,9 +1,14 @@
 // Two real worker processes under a coordinator that the test plays: load, answer together, fail as they should.
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -119,6 +124,53 @@ class EngineStream {
   int running_ = -1;
 };
 
+// The body of http://address/path, or "status N".
+std::string HttpGet(const std::string& address, const std::string& path) {
+  const size_t colon = address.rfind(':');
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(colon + 1))));
+  inet_pton(AF_INET, address.substr(0, colon).c_str(), &to.sin_addr);
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\n\r\n");
+  std::string answer;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0 &&
+      write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
+    char buffer[4096];
+    for (ssize_t n = 0; (n = read(fd, buffer, sizeof(buffer))) > 0;) {
+      answer.append(buffer, static_cast<size_t>(n));
+    }
+  }
+  close(fd);
+  const size_t body = answer.find("\r\n\r\n");
+  return answer.size() > 12 && answer.substr(9, 3) != "200" ? absl::StrCat("status ", answer.substr(9, 3))
+         : body == std::string::npos                        ? "no answer"
+                                                            : answer.substr(body + 4);
+}
+
+// What the health service of a worker says of a service: the serving status of grpc.health.v1.HealthCheckResponse.
+int Health(const std::string& address, const std::string& service) {
+  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(10)));
+  const std::string bytes = absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service);
+  const grpc::Slice slice(bytes);
+  grpc::ByteBuffer request(&slice, 1);
+  grpc::ByteBuffer response;
+  grpc::CompletionQueue queue;
+  const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
+  grpc::Status status;
+  call->StartCall();
+  call->Finish(&response, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  grpc::Slice answer;
+  const bool read = status.ok() && response.TrySingleSlice(&answer).ok() && answer.size() == 2;
+  return read ? answer.begin()[1] : -1;
+}
+
 class WorkerTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -130,9 +182,14 @@ class WorkerTest : public ::testing::Test {
     plan_hash_ = plan->Hash();
   }
 
+  static std::string TracePath(const std::string& name) {
+    return absl::StrCat(::testing::TempDir(), "/worker_test-", getpid(), "-", name, ".json");
+  }
+
   std::unique_ptr<WorkerProcess> StartWorker(const std::string& name) {
-    auto worker = std::make_unique<WorkerProcess>(std::vector<std::string>{
-        "--coordinator", coordinator_.address(), "--name", name, "--threads", "1", "--drain", "1"});
+    auto worker = std::make_unique<WorkerProcess>(std::vector<std::string>{"--coordinator", coordinator_.address(),
+                                                                           "--name", name, "--threads", "1", "--drain",
+                                                                           "1", "--trace", TracePath(name)});
     EXPECT_NE(worker->listen(), "");
     EXPECT_TRUE(coordinator_.AwaitWorker(name).has_value());
     return worker;
@@ -217,6 +274,53 @@ TEST_F(WorkerTest, RanksMayMeetOverTcp) {
   communicator_ = "gloo";
   ASSERT_NO_FATAL_FAILURE(Form(1));
   ExpectGolden(1, 16);
+}
+
+TEST_F(WorkerTest, ARankAloneServes) {
+  leader_ = StartWorker("leader");
+  follower_ = StartWorker("follower");
+  v1::Assignment a = MakeAssignment(1, 0);
+  a.set_tp(1);
+  a.set_ep(1);
+  a.clear_plan_hash();
+  a.mutable_peers()->RemoveLast();
+  a.set_communicator("solo");
+  coordinator_.Assign("leader", a);
+  ASSERT_TRUE(coordinator_.AwaitState("leader", 1, v1::SHARD_STATE_READY).has_value());
+  ExpectGolden(1, 16);
+}
+
+TEST_F(WorkerTest, MetricsHealthAndTraceTell) {
+  leader_ = StartWorker("leader");
+  EXPECT_EQ(HttpGet(leader_->metrics(), "/readyz"), "status 503");
+  EXPECT_EQ(Health(leader_->listen(), "alphecca.v1.Engine"), 2);  // NOT_SERVING
+  ASSERT_NO_FATAL_FAILURE(Form(1));
+  ExpectGolden(1, 16);
+  EXPECT_EQ(HttpGet(leader_->metrics(), "/readyz").substr(0, 6) == "status", false);
+  const std::string text = HttpGet(leader_->metrics(), "/metrics");
+  const size_t prompt = ReadGolden(0).prompt.size();
+  for (const std::string& line :
+       {absl::StrCat("alphecca_worker_prompt_tokens_total ", prompt),
+        std::string("alphecca_worker_generated_tokens_total 16"), std::string("alphecca_worker_sequences_total 1"),
+        std::string("alphecca_worker_shard_state{state=\"ready\"} 1"),
+        std::string("alphecca_worker_step_seconds_count 16"),
+        std::string("alphecca_worker_kv_blocks_used{pool=\"full\"}"),
+        std::string("alphecca_worker_kv_blocks_capacity{pool=\"sliding\"}"),
+        std::string("alphecca_worker_collective_seconds_count{collective=\"all_reduce\"}"),
+        std::string("alphecca_worker_running_sequences"), std::string("alphecca_worker_waiting_sequences")}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  // Health follows readiness a few times a second.
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (Health(leader_->listen(), "alphecca.v1.Engine") != 1 && absl::Now() < deadline) {
+  }
+  EXPECT_EQ(Health(leader_->listen(), "alphecca.v1.Engine"), 1);
+  follower_->Kill(SIGTERM);
+  EXPECT_EQ(follower_->Wait(), 0);
+  std::ifstream trace(TracePath("follower"));
+  std::string spans((std::istreambuf_iterator<char>(trace)), std::istreambuf_iterator<char>());
+  EXPECT_THAT(spans, HasSubstr("\"cat\":\"collective\""));
+  EXPECT_THAT(spans, HasSubstr("\"cat\":\"op\""));
 }
 
 TEST_F(WorkerTest, AKilledFollowerEndsTheStreamAndANewOneJoins) {

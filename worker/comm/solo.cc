@@ -3,7 +3,7 @@
 #include <cstring>
 #include <string>
 
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 
 namespace alphecca::comm {
 namespace {
@@ -34,7 +34,7 @@ class Solo : public Communicator {
   absl::Status Barrier() override { return Status(); }
 
   void Abort(const std::string& reason) override {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     if (status_.ok()) {
       status_ = absl::UnavailableError(reason);
     }
@@ -42,11 +42,11 @@ class Solo : public Communicator {
 
  private:
   absl::Status Status() {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(mutex_);
     return status_;
   }
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -91,8 +91,7 @@ void ClusterClient::Serve(Stream& stream, absl::Duration heartbeat) {
   }
   {
     const absl::MutexLock lock(&mutex_);
-    session_over_ = true;
-    context_->TryCancel();  // a write may hang in flow control
+    session_over_ = true;  // a write that hangs in flow control ends with the stream
   }
   writer.join();
 }
