@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/ref/ref_backend.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "model/checkpoint.h"
 #include "tests/fakes/recording_sink.h"
 #include "worker/engine/engine.h"
@@ -43,7 +43,7 @@ inline std::unique_ptr<LocalGroup> MakeGroup(const model::Checkpoint& checkpoint
   group.tp = options.tp;
   group.ep = options.ep;
   group.backend = [](int) -> absl::StatusOr<std::unique_ptr<kernels::Backend>> {
-    return kernels::CreateRefBackend({.threads = 1});
+    return kernels::CreateCpuBackend({.threads = 1});
   };
   group.shard.context = 512;
   group.shard.max_sequences = options.max_sequences;

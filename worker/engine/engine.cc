@@ -77,7 +77,7 @@ class EngineLoop final : public Engine {
   void Main();
   absl::Status Loop();
   bool TakeMail(Mailbox& mail);
-  void Apply(Mailbox mail);
+  void Apply(Mailbox&& mail);
   void Expire();
   absl::Status Step();
   absl::Status RunPlan(const Batch& batch);
@@ -261,7 +261,8 @@ void EngineLoop::Main() {
 absl::Status EngineLoop::Loop() {
   Mailbox mail;
   while (TakeMail(mail)) {
-    Apply(std::exchange(mail, {}));
+    Apply(std::move(mail));
+    mail.clear();
     Expire();
     Deliver();  // who was cancelled or expired need not wait for the step
     const absl::Status stepped = Step();
@@ -287,7 +288,7 @@ bool EngineLoop::TakeMail(Mailbox& mail) {
   return true;
 }
 
-void EngineLoop::Apply(Mailbox mail) {
+void EngineLoop::Apply(Mailbox&& mail) {
   for (auto& [key, entry] : mail) {
     if (entry.open != nullptr) {
       const Arrival arrival = entry.open->sequence.ArrivalAs(key);

@@ -36,7 +36,7 @@ class LocalRank {
   // Any failure ends the other ranks' waits too.
   absl::Status Load(const model::Checkpoint& checkpoint, const model::ShardPlan& plan,
                     const LocalGroupOptions& options) {
-    const absl::Status status = TryLoad(checkpoint, plan, options);
+    absl::Status status = TryLoad(checkpoint, plan, options);
     if (!status.ok()) {
       comm_->Abort(absl::StrCat("rank ", rank_, " did not load: ", std::string(status.message())));
     }
