@@ -207,9 +207,8 @@ class Pass {
     const Tensor logits = r_.scratch.router.View(step_.rows, config_.experts);
     const Tensor ids = r_.scratch.expert_ids.View(step_.rows, config_.experts_per_token);
     const Tensor mix = r_.scratch.expert_mix.View(step_.rows, config_.experts_per_token);
-    if (w.expert_down == nullptr) {
-      Clear(r_.scratch.branch, step_.rows, experts);
-    } else {
+    const bool holds_experts = w.expert_down != nullptr;
+    if (holds_experts || r_.probe != nullptr) {  // a probe sees the router of any rank
       RmsNorm(x_, w.router_norm, h_);
       backend_.MatMul(stream_, {.in = h_, .matrix = w.router.get(), .out = logits});
       RETURN_IF_ERROR(Watch("router_logits", l, logits));
@@ -219,6 +218,8 @@ class Pass {
                                .ids = ids,
                                .weights = mix});
       RETURN_IF_ERROR(Watch("router_weights", l, mix));
+    }
+    if (holds_experts) {
       RmsNorm(x_, w.pre_experts_norm, h_);
       backend_.Experts(stream_, {.in = h_,
                                  .gate_up = w.expert_gate_up.get(),
@@ -227,6 +228,8 @@ class Pass {
                                  .ids = ids,
                                  .weights = mix,
                                  .out = experts});
+    } else {
+      Clear(r_.scratch.branch, step_.rows, experts);
     }
     RETURN_IF_ERROR(Sum(branch_));
     RETURN_IF_ERROR(Watch("mlp_out", l, y_));

@@ -23,7 +23,7 @@ struct GemmaOptions {
 // Values inside the pass, handed to whoever verifies or traces it; host copies, F32.
 struct Probe {
   // name: "hidden" (layer -1: scaled embedding; else output of the layer), "attn_out", "mlp_out", "moe_out" (sums over
-  // all ranks), "router_logits", "router_weights" (of ranks that hold experts), "per_layer_inputs", "final_norm" (both
+  // all ranks), "router_logits", "router_weights", "per_layer_inputs", "final_norm" (both
   // layer -1); values [rows, cols].
   std::function<void(const char* name, int layer, std::span<const float> values, int64_t rows, int64_t cols)> on_rows;
 };
