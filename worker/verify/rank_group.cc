@@ -1,6 +1,7 @@
 #include "worker/verify/rank_group.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <functional>
 #include <span>
@@ -35,6 +36,12 @@ struct RankResult {
   std::vector<float> hidden;
   std::vector<kernels::Choice> choices;
 };
+
+bool SameBits(const kernels::Choice& a, const kernels::Choice& b) {
+  const auto bits = [](float value) { return std::bit_cast<uint32_t>(value); };
+  return a.token == b.token && a.listed == b.listed && bits(a.logprob) == bits(b.logprob) &&
+         bits(a.wanted_logprob) == bits(b.wanted_logprob);
+}
 
 kernels::BackendOptions ThreadShare(const GroupOptions& options, size_t ranks) {
   kernels::BackendOptions backend = options.backend;
@@ -247,7 +254,7 @@ class ThreadRankGroup : public RankGroup {
     for (size_t rank = 0; rank < results.size(); ++rank) {
       const RankResult& part = results[rank];
       for (size_t r = 0; r < part.choices.size(); ++r) {
-        if (std::memcmp(&part.choices[r], &results[0].choices[r], sizeof(kernels::Choice)) != 0) {
+        if (!SameBits(part.choices[r], results[0].choices[r])) {
           return absl::InternalError(absl::StrFormat("logit row %d: rank %d chose token %d, rank 0 token %d", r, rank,
                                                      part.choices[r].token, results[0].choices[r].token));
         }
