@@ -127,7 +127,7 @@ struct Piece {
   int64_t recv_bytes = 0;
 };
 
-class GlooCommunicator : public Communicator {
+class GlooCommunicator final : public Communicator {
  public:
   GlooCommunicator(std::unique_ptr<MeshContext> context, const GlooOptions& options)
       : context_(std::move(context)), options_(options) {}

@@ -45,7 +45,7 @@ void Copy(void* to, const void* from, int64_t bytes) {
   }
 }
 
-class ShmCommunicator : public Communicator {
+class ShmCommunicator final : public Communicator {
  public:
   ShmCommunicator(std::unique_ptr<ShmSegment> segment, int rank, int size, const ShmOptions& options)
       : segment_(std::move(segment)), rank_(rank), size_(size), options_(options) {}

@@ -8,7 +8,7 @@
 namespace alphecca::comm {
 namespace {
 
-class Solo : public Communicator {
+class Solo final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
