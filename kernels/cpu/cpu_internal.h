@@ -1,0 +1,128 @@
+// The class behind CreateCpuBackend, its ops spread over the files of this folder.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/cpu_matrix.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/host/host_backend.h"
+
+namespace alphecca::kernels::cpu {
+
+// Memory that an op needs for its own time: grows to the largest ever asked for and stays.
+class Scratch {
+ public:
+  // At least `bytes`, on a cache line; what was there is lost. Ends the process if there is no such room.
+  std::byte* Bytes(int64_t bytes);
+  float* Floats(int64_t count) { return reinterpret_cast<float*>(Bytes(count * 4)); }
+  int32_t* Ints(int64_t count) { return reinterpret_cast<int32_t*>(Bytes(count * 4)); }
+
+ private:
+  HostMemory memory_;
+};
+
+class CpuBackend : public HostBackend {
+ public:
+  CpuBackend(const KernelTable& kernels, Activations activations, int threads);
+
+  std::string Name() const override { return "cpu"; }
+  std::string IsaPath() const override { return kernels_.name; }
+  Activations activations() const override { return activations_; }
+  int64_t WorkspaceBytes(int64_t max_rows) const override;
+
+  // cpu_backend.cc
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const PackSource> sources, DType type) override;
+  void Write(Stream&, Buffer& to, int64_t offset, std::span<const std::byte> from) override;
+  std::unique_ptr<Step> Upload(Stream&, const StepInput& input, KvPool* full, KvPool* sliding) override;
+  // product.cc
+  void MatMul(Stream&, const MatMulArgs&) override;
+  void GatedMatMul(Stream&, const GatedMatMulArgs&) override;
+  void GeluMul(Stream&, const GeluMulArgs&) override;
+  // experts.cc
+  void Route(Stream&, const RouteArgs&) override;
+  void Experts(Stream&, const ExpertsArgs&) override;
+  // rows.cc
+  void Embed(Stream&, const Step&, const EmbedArgs&) override;
+  void PerLayerInput(Stream&, const Step&, const PerLayerInputArgs&) override;
+  void RmsNorm(Stream&, const RmsNormArgs&) override;
+  void ResidualNorm(Stream&, const ResidualNormArgs&) override;
+  void AddNorms(Stream&, const AddNormsArgs&) override;
+  void Softcap(Stream&, const SoftcapArgs&) override;
+  // attend.cc
+  void Qkv(Stream&, const Step&, const QkvArgs&) override;
+  void Attend(Stream&, const Step&, const AttendArgs&) override;
+  // candidates.cc
+  void Candidates(Stream&, const Step&, const CandidatesArgs&) override;
+
+ private:
+  // Rows of activations in the form that products with a matrix read.
+  struct Input {
+    int64_t rows = 0;
+    const float* floats = nullptr;
+    int64_t stride = 0;
+    QuantRows quant;
+  };
+  struct Angles {
+    const Step* step = nullptr;
+    const float* frequencies = nullptr;
+    int64_t half = 0;
+    std::vector<float> cosine;  // [T, half]
+    std::vector<float> sine;
+  };
+  struct AttendPlan;  // attend.cc
+
+  static const CpuMatrix& Cpu(const Matrix& matrix) { return static_cast<const CpuMatrix&>(matrix); }
+
+  bool UsesInt8(const CpuMatrix& m) const {
+    return activations_ == Activations::kDefault && kernels_.panel_int8[static_cast<int>(m.type)] != nullptr;
+  }
+  // product.cc: quantises rows into `scratch` if the matrix wants that.
+  Input Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows, Scratch& scratch);
+  // One group times rows [first, first + tokens) of the input, or those of index.
+  void RunPanel(const CpuMatrix& m, int64_t item, int64_t group, const Input& input, int64_t tokens,
+                const int32_t* index, float scale, float* out, int64_t out_stride) const;
+  // The same of a gated pair: gate rows begin at group 0, up rows at row `width`, a whole number of groups.
+  void RunGatedPanel(const CpuMatrix& m, int64_t item, int64_t group, const Input& input, int64_t tokens,
+                     const int32_t* index, float* out, int64_t out_stride) const;
+  static Input From(const Input& input, int64_t first);
+  int64_t Tile(int64_t cols) const;
+
+  // 1 / sqrt(mean(x^2) + eps).
+  float InverseRms(const float* x, int64_t n, float eps) const;
+  // Calls f(row, thread) for each row, by several threads if that many elements are worth it.
+  template <typename Function>
+  void ForRows(int64_t rows, int64_t cols, Function f) {
+    const int64_t grain = std::max<int64_t>(1, kSerialElements / std::max<int64_t>(cols, 1));
+    pool_.Run(rows, grain, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t row = begin; row < end; ++row) {
+        f(row, thread);
+      }
+    });
+  }
+  Scratch& Own(int thread) { return own_[static_cast<size_t>(thread)]; }
+
+  const Angles& AnglesOf(const HostStep& step, const Buffer* frequencies, int64_t half);
+  void AttendUnit(const HostStep& step, const AttendArgs& a, const AttendPlan& plan, int64_t unit, int thread);
+
+  // Elements of simple work that are not worth waking a thread for.
+  static constexpr int64_t kSerialElements = 16384;
+
+  const KernelTable& kernels_;
+  const Activations activations_;
+  ThreadPool pool_;
+  std::vector<Scratch> own_;  // of each thread
+  Scratch quantised_;
+  Scratch middle_;
+  Scratch quantised_middle_;
+  Scratch expanded_;
+  Scratch partial_;
+  std::vector<Angles> angles_;
+  int64_t widest_ = 0;  // rows or columns of any matrix so far
+};
+
+}  // namespace alphecca::kernels::cpu

@@ -1,0 +1,264 @@
+// Products of quantised weights with activations in signed bytes. Integer sums are exact; a block's sum then enters an
+// F32 total by one fused step, block after block, so a row's bits depend on nothing but the row.
+#pragma once
+
+namespace alphecca::kernels::cpu {
+namespace {
+
+inline constexpr int kParts = kGroupRows / kLanes;
+
+// What a panel needs of one row of activations.
+struct QuantRow {
+  const int8_t* q;
+  const float* d;
+  const int32_t* corrections;
+};
+inline QuantRow RecordAt(const std::byte* record, int64_t cols) {
+  return {reinterpret_cast<const int8_t*>(record), reinterpret_cast<const float*>(record + cols),
+          reinterpret_cast<const int32_t*>(record + cols + cols / 32 * 4)};
+}
+
+// Group layout per block of 32 columns: d f16 [16 rows], then 4 runs of [16 rows][4 bytes]: bytes of run c hold columns
+// 4c..4c+3 in their low halves, 16 + 4c.. in their high ones.
+struct Q4_0Int8 {
+  static constexpr int kBlock = 32;
+  static constexpr int64_t kGroupBytes = 18 * kGroupRows;
+
+  template <int kTokens>
+  static inline void Block(const std::byte* p, int64_t block, const QuantRow (&rows)[kTokens],
+                           F (&total)[kTokens][kParts]) {
+    I sum[kTokens][kParts];
+    for (int t = 0; t < kTokens; ++t) {
+      for (int v = 0; v < kParts; ++v) {
+        sum[t][v] = BeginSum(rows[t].corrections + block);
+      }
+    }
+    const std::byte* quads = p + 2 * kGroupRows;
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      I low[kParts];
+      I high[kParts];
+      for (int v = 0; v < kParts; ++v) {
+        const I bytes = LoadBytes(quads + c * 4 * kGroupRows + v * 4 * kLanes);
+        low[v] = And(bytes, 0x0F);
+        high[v] = And(ShiftRight<4>(bytes), 0x0F);
+      }
+      for (int t = 0; t < kTokens; ++t) {
+        const I first = Four(rows[t].q + block * 32 + 4 * c);
+        const I second = Four(rows[t].q + block * 32 + 16 + 4 * c);
+        for (int v = 0; v < kParts; ++v) {
+          sum[t][v] = DotUnsigned(DotUnsigned(sum[t][v], low[v], first), high[v], second);
+        }
+      }
+    }
+    for (int v = 0; v < kParts; ++v) {
+      const F d = LoadF16(p + v * 2 * kLanes);
+      for (int t = 0; t < kTokens; ++t) {
+        total[t][v] = Fma(ToFloat(EndSum(sum[t][v])), Mul(d, Set(rows[t].d[block])), total[t][v]);
+      }
+    }
+  }
+};
+
+// Per block of 32 columns: d f16 [16 rows], then 8 runs of [16 rows][4 columns].
+struct Q8_0Int8 {
+  static constexpr int kBlock = 32;
+  static constexpr int64_t kGroupBytes = 34 * kGroupRows;
+
+  template <int kTokens>
+  static inline void Block(const std::byte* p, int64_t block, const QuantRow (&rows)[kTokens],
+                           F (&total)[kTokens][kParts]) {
+    I sum[kTokens][kParts];
+    for (int t = 0; t < kTokens; ++t) {
+      for (int v = 0; v < kParts; ++v) {
+        sum[t][v] = BeginSignedSum();
+      }
+    }
+    const std::byte* quads = p + 2 * kGroupRows;
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; ++c) {
+      for (int v = 0; v < kParts; ++v) {
+        const I weights = LoadBytes(quads + c * 4 * kGroupRows + v * 4 * kLanes);
+        for (int t = 0; t < kTokens; ++t) {
+          sum[t][v] = DotSigned(sum[t][v], weights, Four(rows[t].q + block * 32 + 4 * c));
+        }
+      }
+    }
+    for (int v = 0; v < kParts; ++v) {
+      const F d = LoadF16(p + v * 2 * kLanes);
+      for (int t = 0; t < kTokens; ++t) {
+        total[t][v] = Fma(ToFloat(sum[t][v]), Mul(d, Set(rows[t].d[block])), total[t][v]);
+      }
+    }
+  }
+};
+
+// Per block of 256 columns: d f16 [16 rows]; scales i8 [16 of a row][16 rows]; then for each half of 128 columns and
+// k = 0..7 three runs of [16 rows][4 bytes], which give columns 4k.. of the half's four segments of 32: low and high
+// halves of run 0 are segments 0 and 2, of run 1 segments 1 and 3, and run 2 holds two more bits for each.
+struct Q6_KInt8 {
+  static constexpr int kBlock = 256;
+  static constexpr int64_t kGroupBytes = 210 * kGroupRows;
+  static constexpr int kRun = 4 * kGroupRows;
+
+  // Sixteen columns of each segment: k in [4 * quarter, 4 * quarter + 4).
+  template <int kTokens>
+  static inline void Quarter(const std::byte* runs, int v, const int8_t* const (&q)[kTokens], I (&sum)[kTokens][4]) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const std::byte* p = runs + k * 3 * kRun + v * 4 * kLanes;
+      const I a = LoadBytes(p);
+      const I b = LoadBytes(p + kRun);
+      const I more = LoadBytes(p + 2 * kRun);
+      const I weights[4] = {Or(And(a, 0x0F), And(ShiftLeft<4>(more), 0x30)),
+                            Or(And(b, 0x0F), And(ShiftLeft<2>(more), 0x30)),
+                            Or(And(ShiftRight<4>(a), 0x0F), And(more, 0x30)),
+                            Or(And(ShiftRight<4>(b), 0x0F), And(ShiftRight<2>(more), 0x30))};
+      for (int t = 0; t < kTokens; ++t) {
+        for (int s = 0; s < 4; ++s) {
+          sum[t][s] = DotUnsigned(sum[t][s], weights[s], Four(q[t] + 32 * s + 4 * k));
+        }
+      }
+    }
+  }
+
+  template <int kTokens>
+  static inline void Block(const std::byte* p, int64_t block, const QuantRow (&rows)[kTokens],
+                           F (&total)[kTokens][kParts]) {
+    const std::byte* scales = p + 2 * kGroupRows;
+    const std::byte* runs = scales + 16 * kGroupRows;
+    for (int v = 0; v < kParts; ++v) {
+      F part[kTokens];
+      for (int t = 0; t < kTokens; ++t) {
+        part[t] = Zero();
+      }
+      for (int quarter = 0; quarter < 4; ++quarter) {  // halves 0, 0, 1, 1; first and last 16 of each segment
+        const int half = quarter / 2;
+        const int which = quarter % 2;
+        I sum[kTokens][4];
+        const int8_t* q[kTokens];
+        for (int t = 0; t < kTokens; ++t) {
+          q[t] = rows[t].q + block * 256 + half * 128 + which * 16;
+          for (int s = 0; s < 4; ++s) {
+            sum[t][s] = BeginSum(rows[t].corrections + block * 16 + half * 8 + 2 * s + which);
+          }
+        }
+        Quarter(runs + quarter * 12 * kRun, v, q, sum);
+        for (int s = 0; s < 4; ++s) {
+          const std::byte* scale = scales + (half * 8 + 2 * s + which) * kGroupRows + v * kLanes;
+          for (int t = 0; t < kTokens; ++t) {
+            const F d = Set(rows[t].d[block * 8 + half * 4 + s]);
+            part[t] = Fma(ToFloat(EndScaledSum(sum[t][s], scale)), d, part[t]);
+          }
+        }
+      }
+      const F d = LoadF16(p + v * 2 * kLanes);
+      for (int t = 0; t < kTokens; ++t) {
+        total[t][v] = Fma(part[t], d, total[t][v]);
+      }
+    }
+  }
+};
+
+// Scales and writes one token's results.
+inline void StoreResult(const PanelArgs& a, int64_t token, const F (&total)[kParts]) {
+  float* out = a.out + token * a.out_stride;
+  for (int v = 0; v < kParts; ++v) {
+    F y = Mul(total[v], Set(a.scale));
+    if (a.row_scales != nullptr) {
+      y = Mul(y, Load(a.row_scales + v * kLanes));
+    }
+    const int width = a.width - v * kLanes;
+    if (width >= kLanes) {
+      Store(out + v * kLanes, y);
+    } else if (width > 0) {
+      StoreN(out + v * kLanes, y, width);
+    }
+  }
+}
+inline int64_t RowOf(const PanelArgs& a, int64_t token) {
+  return a.index != nullptr ? a.index[token] : token;
+}
+
+template <class Weights, int kTokens>
+void Int8Tokens(const PanelArgs& a, int64_t first) {
+  QuantRow rows[kTokens];
+  F total[kTokens][kParts];
+  for (int t = 0; t < kTokens; ++t) {
+    rows[t] = RecordAt(a.quant.data + RowOf(a, first + t) * a.quant.stride, a.cols);
+    for (int v = 0; v < kParts; ++v) {
+      total[t][v] = Zero();
+    }
+  }
+  const std::byte* p = a.group;
+  for (int64_t block = 0; block < a.cols / Weights::kBlock; ++block, p += Weights::kGroupBytes) {
+    Weights::template Block<kTokens>(p, block, rows, total);
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    StoreResult(a, first + t, total[t]);
+  }
+}
+
+template <class Weights, int kMax>
+void Int8Panel(const PanelArgs& a) {
+  int64_t t = 0;
+  for (; t + kMax <= a.tokens; t += kMax) {
+    Int8Tokens<Weights, kMax>(a, t);
+  }
+  if constexpr (kMax > 2) {
+    for (; t + 2 <= a.tokens; t += 2) {
+      Int8Tokens<Weights, 2>(a, t);
+    }
+  }
+  for (; t < a.tokens; ++t) {
+    Int8Tokens<Weights, 1>(a, t);
+  }
+}
+
+// ---- Activations --------------------------------------------------------------------------------------------------
+
+inline int32_t Correction(const int8_t* q, int count, int offset) {
+  int32_t pair[2] = {0, 0};
+  for (int i = 0; i < count; ++i) {
+    pair[i / 2 % 2] += q[i];
+  }
+  if constexpr (kPairedCorrection) {
+    return static_cast<int32_t>((static_cast<uint32_t>(-offset * pair[0]) & 0xFFFFU) |
+                                (static_cast<uint32_t>(-offset * pair[1]) << 16));
+  }
+  return -offset * (pair[0] + pair[1]);
+}
+
+// d = max |x| / 127, q = x / d to the nearest. A value that is not finite makes its block's d NaN or infinite.
+void Quantise(const float* in, int64_t cols, DType type, std::byte* record) {
+  auto* q = reinterpret_cast<int8_t*>(record);
+  auto* d = reinterpret_cast<float*>(record + cols);
+  auto* corrections = reinterpret_cast<int32_t*>(record + cols + cols / 32 * 4);
+  for (int64_t begin = 0; begin < cols; begin += 32) {
+    const float* x = in + begin;
+    F max = Zero();
+    F poison = Zero();
+    for (int i = 0; i < 32; i += kLanes) {
+      max = Max(max, Abs(Load(x + i)));
+      poison = Fma(Load(x + i), Zero(), poison);
+    }
+    const float largest = Largest(max);
+    // Below this 127 / largest is not finite.
+    const bool tiny = !(largest > 1e-36F);
+    const F factor = Set(tiny ? 0.0F : 127.0F / largest);
+    for (int i = 0; i < 32; i += kLanes) {
+      const F scaled = Min(Max(Mul(Load(x + i), factor), Set(-127.0F)), Set(127.0F));
+      StoreI8(q + begin + i, Round(scaled));
+    }
+    d[begin / 32] = (tiny ? 0.0F : largest / 127.0F) + Sum(poison);
+    if (type == DType::kQ4_0) {
+      corrections[begin / 32] = Correction(q + begin, 32, 8);
+    } else if (type == DType::kQ6_K) {
+      corrections[begin / 16] = Correction(q + begin, 16, 32);
+      corrections[begin / 16 + 1] = Correction(q + begin + 16, 16, 32);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace alphecca::kernels::cpu

@@ -1,0 +1,122 @@
+// What one instruction set offers: the inner loops, over plain pointers. Each isa_*.cc compiles the same sources
+// (*_inl.h over simd_*.h) with its own flags and exports one table.
+//
+// Whatever is compiled with such flags stays in unnamed namespaces: an inline function of a header, emitted there and
+// chosen by the linker for all, would end the process on a machine without the instructions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/dtype.h"
+
+namespace alphecca::kernels::cpu {
+
+// Rows of a matrix that lie interleaved: what one panel computes.
+inline constexpr int kGroupRows = 16;
+
+// Activations in blocks of 32 signed bytes (value = d * q, |q| <= 127). A row is one record of `stride` bytes: q
+// [cols], then d f32 [cols / 32], then corrections i32: -offset times the sum of a weight scale's columns, so that
+// weights stored as unsigned numbers need no subtraction (Q4_0: 8, a sum per 32 columns; Q6_K: 32, per 16; else none).
+struct QuantRows {
+  const std::byte* data = nullptr;
+  int64_t stride = 0;
+};
+constexpr int64_t QuantRowBytes(int64_t cols) {
+  return (cols + cols / 32 * 4 + cols / 16 * 4 + 63) / 64 * 64;
+}
+
+// One group of 16 rows of a matrix times some rows of activations.
+struct PanelArgs {
+  const std::byte* group = nullptr;   // see cpu_matrix.h
+  const float* row_scales = nullptr;  // [16] or null
+  int64_t cols = 0;
+  int64_t tokens = 0;              // rows of activations
+  const int32_t* index = nullptr;  // [tokens] which rows; null: 0, 1, ..
+  const float* in = nullptr;       // F32 activations..
+  int64_t in_stride = 0;
+  QuantRows quant;  // ..or these
+  float scale = 1.0F;
+  float* out = nullptr;  // [tokens] rows of `width` values
+  int64_t out_stride = 0;
+  int width = kGroupRows;  // rows of the group that exist
+};
+using Panel = void (*)(const PanelArgs&);
+
+// Some query heads of one row against keys first..last, which lie within one chunk.
+struct AttendChunk {
+  const float* q = nullptr;  // [heads, head_dim]
+  int heads = 0;             // at most kAttendHeads
+  int head_dim = 0;
+  float scale = 1.0F;
+  bool bf16 = false;
+  int keys = 0;                           // at most kAttendKeys
+  const std::byte* const* key = nullptr;  // [keys] where each key lies
+  const std::byte* const* value = nullptr;
+  float* out = nullptr;  // [heads, head_dim] sum of exp(score - max) * value
+  float* max = nullptr;  // [heads]
+  float* sum = nullptr;  // [heads] sum of exp(score - max)
+};
+inline constexpr int kAttendHeads = 4;
+// Keys of a chunk. Chunks begin at multiples of it, so a row's sums group its keys alike whatever the step.
+inline constexpr int kAttendKeys = 64;
+
+// A stretch of logits of one row. NaN counts as -inf.
+struct ScanArgs {
+  const float* logits = nullptr;
+  int64_t count = 0;
+  float max = 0.0F;        // of the whole slice
+  float inverse_t = 0.0F;  // 1 / T, or 0: no scaled sum wanted
+};
+struct ScanSums {
+  double sum = 0.0;         // of exp(l - max)
+  double sum_scaled = 0.0;  // of exp((l - max) / T)
+};
+
+struct KernelTable {
+  const char* name;
+
+  // By weight type; null where the type has no such path (panel_int8: Q4_0, Q8_0, Q6_K only).
+  Panel panel_f32[static_cast<int>(DType::kI64) + 1];
+  Panel panel_int8[static_cast<int>(DType::kI64) + 1];
+  // One row of activations to a record of QuantRowBytes(cols), against weights of `type`.
+  void (*quantise)(const float* in, int64_t cols, DType type, std::byte* record);
+
+  // out = gelu_tanh(gate) * up; out may be either.
+  void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*softcap)(float* x, int64_t n, float cap);
+  // sum += weight * x; first: sum = weight * x.
+  void (*add_scaled)(const float* x, float weight, bool first, int64_t n, float* sum);
+
+  // Mean of squares of n values, in an order of n's own.
+  float (*mean_square)(const float* x, int64_t n);
+  // out = x * factor * weight (null: ones). out may be x.
+  void (*scale_row)(const float* x, float factor, const float* weight, int64_t n, float* out);
+  // x = (x + y * factor * weight) * scale.
+  void (*add_scaled_row)(float* x, const float* y, float factor, const float* weight, float scale, int64_t n);
+  // out = a * factor_a * weight_a + b * factor_b * weight_b.
+  void (*add_two_rows)(const float* a, float factor_a, const float* weight_a, const float* b, float factor_b,
+                       const float* weight_b, int64_t n, float* out);
+  // Turns pairs (i, i + width / 2); cosine and sine [width / 2].
+  void (*rotate)(float* x, const float* cosine, const float* sine, int width);
+  void (*to_bf16)(const float* x, int64_t n, std::byte* out);
+
+  void (*attend_chunk)(const AttendChunk&);
+  // Adds a chunk's result to what the chunks before it gave: out, max and sum of one head.
+  void (*merge_chunk)(const float* chunk_out, float chunk_max, float chunk_sum, int head_dim, float* out, float* max,
+                      float* sum);
+
+  float (*max_logit)(const float* logits, int64_t count);  // -inf if none is usable
+  ScanSums (*sum_logits)(const ScanArgs&);
+  // The first index from `begin` on with logits[i] > bound, or count.
+  int64_t (*next_above)(const float* logits, int64_t begin, int64_t count, float bound);
+};
+
+const KernelTable& ScalarKernels();
+#if defined(__x86_64__)
+const KernelTable& Avx2Kernels();
+const KernelTable& Avx512Kernels();
+const KernelTable& Avx512VnniKernels();
+#endif
+
+}  // namespace alphecca::kernels::cpu

@@ -1,0 +1,156 @@
+// Every op case against the reference, on each instruction set of this machine and in both ways to treat activations.
+#include "kernels/cpu/cpu_backend.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+
+#include "tests/unit/kernels/cpu/cpu_paths.h"
+#include "tests/unit/kernels/op_cases.h"
+#include "tests/unit/kernels/step_maker.h"
+
+namespace alphecca::kernels::cpu {
+namespace {
+
+class CpuBackendTest : public testing::TestWithParam<CpuPath> {};
+
+TEST_P(CpuBackendTest, EveryOpCaseAgreesWithTheReference) {
+  for (const OpCase& op_case : AllOpCases()) {
+    const std::unique_ptr<CpuBackend> backend = GetParam().Create();
+    EXPECT_EQ(RunOpCase(op_case, *backend), "") << op_case.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, CpuBackendTest, testing::ValuesIn(AllPaths({1, 3})),
+                         [](const auto& path) { return path.param.Name(); });
+
+// Attention over many chunks of keys, where few rows make threads share a row's keys; products past a tile of rows.
+TEST(CpuBackendOnLongInputs, AttentionAgreesWithTheReference) {
+  const OpCase long_case = {
+      "Attend", "Attend_long", [](OpRun& run) {
+        constexpr int kKeys = 700;
+        const KvPoolSpec spec = {.layers = {{1, 64}},
+                                 .block_tokens = 24,
+                                 .num_blocks = 30,
+                                 .num_slots = 1,
+                                 .max_blocks_per_slot = 30,
+                                 .type = DType::kF32};
+        KvPool* pool = run.Pool(spec);
+        std::vector<BlockTableUpdate> table;
+        for (int32_t i = 0; i < 30; ++i) {
+          table.push_back({0, i, 29 - i});
+        }
+        StepMaker maker;
+        maker.tables[kFullPool] = table;
+        maker.Row(1, 0, kKeys - 1);
+        maker.full.back() = {37, kKeys - 1};
+        const Step& step = run.Upload(maker.Input(), pool, nullptr);
+        const std::vector<float> key = run.Normal(int64_t{kKeys} * 64);
+        const std::vector<float> value = run.Normal(int64_t{kKeys} * 64);
+        ASSERT_TRUE(run.backend().KvImport(run.stream(), *pool, 0, 0, {0, kKeys}, key, value).ok());
+        const Tensor out = run.Empty(1, 5 * 64);
+        run.backend().Attend(
+            run.stream(), step,
+            {.q = run.Random(1, 5 * 64, 0, 0.25), .heads = 5, .head_dim = 64, .group = 5, .pool = pool, .out = out});
+        run.Collect("out", out, SumTolerance(64 + kKeys));
+      }};
+  for (const CpuPath& path : AllPaths({1, 2, 4})) {
+    const std::unique_ptr<CpuBackend> backend = path.Create();
+    EXPECT_EQ(RunOpCase(long_case, *backend), "") << path.Name();
+  }
+}
+
+TEST(CpuBackendOnLongInputs, ProductsAgreeWithTheReference) {
+  const OpCase long_case = {"MatMul", "MatMul_many_rows", [](OpRun& run) {
+                              for (const DType type : {DType::kBF16, DType::kQ4_0}) {
+                                const Tensor in = run.Random(301, 256);
+                                const Tensor out = run.Empty(301, 50);
+                                run.backend().MatMul(run.stream(),
+                                                     {.in = in, .matrix = &run.Weights(1, 50, 256, type), .out = out});
+                                run.Collect("out", out, ProductTolerance(run.backend(), type, 256));
+                              }
+                            }};
+  for (const CpuPath& path : AllPaths({2})) {
+    const std::unique_ptr<CpuBackend> backend = path.Create();
+    EXPECT_EQ(RunOpCase(long_case, *backend), "") << path.Name();
+  }
+}
+
+// A vocabulary of several pieces, unfiltered noise over all of it.
+TEST(CpuBackendOnLongInputs, CandidatesAgreeWithTheReference) {
+  const OpCase long_case = {
+      "Candidates", "Candidates_long", [](OpRun& run) {
+        const std::vector<SamplingRow> rows = {{.seed = 5},
+                                               {.seed = 6, .position = 4, .temperature = 1.0F, .wanted = 39999},
+                                               {.seed = 7, .position = 5, .sample = 1, .temperature = 0.2F},
+                                               {.seed = 8, .position = 6, .temperature = 5.0F},
+                                               {.seed = 9, .position = 7, .temperature = 1.0F, .top_p = 0.9F}};
+        StepMaker maker;
+        for (int32_t r = 0; r < 5; ++r) {
+          maker.Row(0, r, 0);
+          maker.Sample(r, rows[static_cast<size_t>(r)]);
+        }
+        const Step& step = run.Upload(maker.Input(), nullptr, nullptr);
+        const int count = CandidateCount(rows);
+        const int64_t floats = CandidateRecordBytes(count) / 4;
+        const Tensor out = run.Empty(5, floats);
+        run.backend().Candidates(
+            run.stream(), step,
+            {.logits = run.Random(5, 40000, 0, 4.0), .first_token = 3, .count = count, .out = out.data});
+        std::vector<float> records = run.Get(out);
+        OpOutput sums = {"sums", {}, 1, 1e-5, 0.0};
+        for (int64_t r = 0; r < 5; ++r) {
+          const auto at = static_cast<size_t>(r * floats);
+          sums.values.push_back(records[at + 1]);
+          records[at + 1] = 0.0F;
+          if (r > 0) {
+            sums.values.push_back(records[at + 2]);
+          }
+          records[at + 2] = 0.0F;
+        }
+        // Token ids are small enough to be denormal floats, which compare as well as any.
+        run.CollectValues({"all but sums", records, 1, 0.0, 0.0});
+        run.CollectValues(sums);
+      }};
+  for (const CpuPath& path : AllPaths({1, 2})) {
+    const std::unique_ptr<CpuBackend> backend = path.Create();
+    EXPECT_EQ(RunOpCase(long_case, *backend), "") << path.Name();
+  }
+}
+
+TEST(CpuBackendCreation, ForcedInstructionSetIsUsed) {
+  ASSERT_EQ(setenv("ALPHECCA_CPU_ISA", "scalar", 1), 0);
+  EXPECT_EQ(CreateCpuBackend({})->IsaPath(), "scalar");
+  ASSERT_EQ(setenv("ALPHECCA_CPU_ISA", "no such set", 1), 0);
+  EXPECT_EQ(CreateCpuBackend({})->IsaPath(), SupportedKernels().back()->name);
+  ASSERT_EQ(unsetenv("ALPHECCA_CPU_ISA"), 0);
+  EXPECT_EQ(CreateCpuBackend({})->IsaPath(), SupportedKernels().back()->name);
+}
+
+TEST(CpuBackendCreation, NamesItselfAndItsOptions) {
+  const std::unique_ptr<Backend> backend = CreateCpuBackend({.activations = Activations::kF32, .threads = 2});
+  EXPECT_EQ(backend->Name(), "cpu");
+  EXPECT_EQ(backend->activations(), Activations::kF32);
+}
+
+// What is not finite must not turn into a number on the way through int8.
+TEST(CpuBackendOnBadNumbers, NanActivationGivesNan) {
+  for (const CpuPath& path : AllPaths({1})) {
+    for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+      const std::unique_ptr<CpuBackend> backend = path.Create();
+      OpRun run(*backend, 1);
+      std::vector<float> values = run.Normal(64);
+      values[40] = bad;
+      const Tensor in = run.Put(values, 1, 64);
+      const Tensor out = run.Empty(1, 3);
+      backend->MatMul(run.stream(), {.in = in, .matrix = &run.Weights(1, 3, 64, DType::kQ8_0), .out = out});
+      for (const float y : run.Get(out)) {
+        EXPECT_FALSE(std::isfinite(y)) << path.Name() << " of " << bad;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace alphecca::kernels::cpu
