@@ -19,7 +19,8 @@ void ExchangeBoard::Put(const std::string& key, int rank, std::string value, Don
       result = absl::InvalidArgumentError(absl::StrCat("rank ", rank, " is not within a group of ", size_));
     } else if (!entries_.contains(key) && entries_.size() >= kMaxKeys) {
       result = absl::ResourceExhaustedError(absl::StrCat("more than ", kMaxKeys, " keys are exchanged"));
-    } else {
+    }
+    if (result.ok()) {
       Entry& entry = entries_[key];
       entry.values[rank] = std::move(value);
       entry.waiting.push_back(std::move(done));
@@ -30,11 +31,9 @@ void ExchangeBoard::Put(const std::string& key, int rank, std::string value, Don
       for (const auto& [r, v] : entry.values) {
         result->push_back(v);
       }
+    } else {
+      complete.push_back(std::move(done));
     }
-  }
-  if (!result.ok()) {
-    done(result);
-    return;
   }
   for (const Done& waiter : complete) {
     waiter(result);

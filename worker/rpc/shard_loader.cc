@@ -8,9 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
-#ifdef ALPHECCA_HAVE_CPU
 #include "kernels/cpu/cpu_backend.h"
-#endif
 #include "kernels/ref/ref_backend.h"
 #include "model/shard_plan.h"
 #include "worker/comm/shm.h"
@@ -123,11 +121,7 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const DeviceOpti
   kernels::BackendOptions options;
   options.activations = activations;
   options.threads = device.threads;
-#ifndef ALPHECCA_HAVE_CPU
-  return kernels::CreateRefBackend(options);
-#else
   return device.kernels == "ref" ? kernels::CreateRefBackend(options) : kernels::CreateCpuBackend(options);
-#endif
 }
 
 absl::Status LoadShard(const ShardAssignment& a, const DeviceOptions& device, WorkerMetrics& metrics,
