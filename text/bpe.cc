@@ -6,7 +6,6 @@
 #include <limits>
 #include <string>
 
-#include "absl/strings/str_cat.h"
 #include "text/utf8.h"
 
 namespace alphecca::text {

@@ -2,7 +2,6 @@
 
 #include <charconv>
 #include <system_error>
-#include <unordered_map>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -16,40 +15,30 @@ bool IsDigit(char c) {
   return c >= '0' && c <= '9';
 }
 
-// Adds members to an object, an equal key's value to its first place. Objects are searched linearly while small.
-class MemberSink {
- public:
-  explicit MemberSink(std::vector<JsonMember>& members) : members_(members) {}
+}  // namespace
 
-  JsonValue& Slot(const std::string& key) {
-    if (members_.size() < kIndexFrom) {
-      for (JsonMember& member : members_) {
-        if (member.key == key) {
-          return member.value;
-        }
-      }
-    } else {
-      if (places_.empty()) {
-        for (size_t i = 0; i < members_.size(); ++i) {
-          places_.emplace(members_[i].key, i);
-        }
-      }
-      const auto [place, added] = places_.emplace(key, members_.size());
-      if (!added) {
-        return members_[place->second].value;
+JsonValue& JsonMembers::Slot(const std::string& key) {
+  constexpr size_t kIndexFrom = 16;
+  if (members_.size() < kIndexFrom) {
+    for (JsonMember& member : members_) {
+      if (member.key == key) {
+        return member.value;
       }
     }
-    members_.push_back({key, {}});
-    return members_.back().value;
+  } else {
+    if (places_.empty()) {
+      for (size_t i = 0; i < members_.size(); ++i) {
+        places_.emplace(members_[i].key, i);
+      }
+    }
+    const auto [place, added] = places_.emplace(key, members_.size());
+    if (!added) {
+      return members_[place->second].value;
+    }
   }
-
- private:
-  static constexpr size_t kIndexFrom = 16;
-  std::vector<JsonMember>& members_;
-  std::unordered_map<std::string, size_t> places_;
-};
-
-}  // namespace
+  members_.push_back({key, {}});
+  return members_.back().value;
+}
 
 const JsonValue* JsonValue::Find(std::string_view key) const {
   for (const JsonMember& member : members) {
@@ -285,7 +274,7 @@ absl::Status JsonCursor::ReadInto(JsonValue& value) {
   switch (Peek()) {
     case '{': {
       value.kind = JsonValue::Kind::kObject;
-      MemberSink sink(value.members);
+      JsonMembers sink(value.members);
       return ReadObject([&](const std::string& key) { return ReadInto(sink.Slot(key)); });
     }
     case '[':
@@ -386,6 +375,41 @@ void AppendJsonString(std::string_view text, std::string& out) {
     }
   }
   out += '"';
+}
+
+void AppendJson(const JsonValue& value, std::string& out) {
+  switch (value.kind) {
+    case JsonValue::Kind::kNull:
+      out += "null";
+      return;
+    case JsonValue::Kind::kBool:
+      out += value.boolean ? "true" : "false";
+      return;
+    case JsonValue::Kind::kNumber:
+      out += value.text;
+      return;
+    case JsonValue::Kind::kString:
+      AppendJsonString(value.text, out);
+      return;
+    case JsonValue::Kind::kArray:
+      out += '[';
+      for (const JsonValue& item : value.items) {
+        out += &item == value.items.data() ? "" : ",";
+        AppendJson(item, out);
+      }
+      out += ']';
+      return;
+    case JsonValue::Kind::kObject:
+      out += '{';
+      for (const JsonMember& member : value.members) {
+        out += &member == value.members.data() ? "" : ",";
+        AppendJsonString(member.key, out);
+        out += ':';
+        AppendJson(member.value, out);
+      }
+      out += '}';
+      return;
+  }
 }
 
 }  // namespace alphecca::text

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -40,6 +41,19 @@ struct JsonValue {
 struct JsonMember {
   std::string key;
   JsonValue value;
+};
+
+// Adds members to an object: an equal key's value goes to its first place. Searches linearly while there are few.
+class JsonMembers {
+ public:
+  // `members` must outlive this, and only this may add to it.
+  explicit JsonMembers(std::vector<JsonMember>& members) : members_(members) {}
+  // Where this key's value belongs; valid until the next call.
+  JsonValue& Slot(const std::string& key);
+
+ private:
+  std::vector<JsonMember>& members_;
+  std::unordered_map<std::string, size_t> places_;  // used once there are many
 };
 
 // Reads strict JSON (RFC 8259) in UTF-8; lone surrogate escapes become U+FFFD. Errors are InvalidArgument and name the
@@ -83,5 +97,7 @@ absl::StatusOr<JsonValue> ParseJson(std::string_view text);
 
 // Appends a JSON string; of non-ASCII characters none is escaped. `text` must be UTF-8.
 void AppendJsonString(std::string_view text, std::string& out);
+// Appends compact JSON: keys in order, numbers as they are.
+void AppendJson(const JsonValue& value, std::string& out);
 
 }  // namespace alphecca::text
