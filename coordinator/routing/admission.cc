@@ -67,12 +67,6 @@ void Admission::Drain() {
   draining_ = true;
 }
 
-bool Admission::WaitEmpty(absl::Time deadline) const {
-  const absl::MutexLock lock(&mutex_);
-  const auto empty = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return open_ == 0; };
-  return mutex_.AwaitWithDeadline(absl::Condition(&empty), deadline);
-}
-
 int Admission::open_sequences() const {
   const absl::MutexLock lock(&mutex_);
   return open_;

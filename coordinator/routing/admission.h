@@ -46,8 +46,6 @@ class Admission {
   absl::StatusOr<Ticket> Admit(const std::string& tenant, int sequences, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // From now on nothing is admitted.
   void Drain() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Waits until all tickets are back, or the deadline; true if they are.
-  bool WaitEmpty(absl::Time deadline) const ABSL_LOCKS_EXCLUDED(mutex_);
   int open_sequences() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:

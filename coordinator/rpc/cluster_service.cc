@@ -73,7 +73,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
   void OnReadDone(bool ok) override {
     if (!ok) {
       if (worker_) {
-        controller_.Leave(*worker_, "its stream ended", absl::Now());
+        controller_.Leave(*worker_, "its stream ended", SteadyNow());
       }
       Close(absl::OkStatus());
       return;
@@ -81,7 +81,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
     const absl::Status status = Handle(incoming_);
     if (!status.ok()) {
       if (worker_) {
-        controller_.Leave(*worker_, std::string(status.message()), absl::Now());
+        controller_.Leave(*worker_, std::string(status.message()), SteadyNow());
       }
       Close(status);
       return;
@@ -117,7 +117,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
       done_ = true;
     }
     if (worker_) {
-      controller_.Leave(*worker_, "its stream ended", absl::Now());
+      controller_.Leave(*worker_, "its stream ended", SteadyNow());
     }
     const std::shared_ptr<JoinReactor> last = std::move(self_);
   }
@@ -128,7 +128,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
       if (!message.has_register_()) {
         return absl::InvalidArgumentError("the first message of Join must be Register");
       }
-      absl::StatusOr<WorkerId> id = controller_.Join(FromProto(message.register_()), self_, absl::Now());
+      absl::StatusOr<WorkerId> id = controller_.Join(FromProto(message.register_()), self_, SteadyNow());
       if (id.ok()) {
         worker_ = *id;
       }
@@ -136,11 +136,11 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
     }
     switch (message.message_case()) {
       case v1::WorkerMessage::kHeartbeat: {
-        const absl::Status status = controller_.Heartbeat(*worker_, message.heartbeat().sequence(), absl::Now());
+        const absl::Status status = controller_.Heartbeat(*worker_, message.heartbeat().sequence(), SteadyNow());
         return absl::IsFailedPrecondition(status) ? absl::OkStatus() : status;
       }
       case v1::WorkerMessage::kState: {
-        const absl::Status status = controller_.Report(*worker_, FromProto(message.state()), absl::Now());
+        const absl::Status status = controller_.Report(*worker_, FromProto(message.state()), SteadyNow());
         if (absl::IsFailedPrecondition(status)) {  // a late message: normal after a release
           LogDebug("worker {}: {}", worker_->value, std::string(status.message()));
           return absl::OkStatus();
@@ -263,7 +263,7 @@ grpc::ServerUnaryReactor* ClusterService::GetStatus(grpc::CallbackServerContext*
   for (const WorkerView& worker : view.workers) {
     FillWorker(worker, *response->add_workers());
   }
-  response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+  response->set_uptime_seconds(absl::ToDoubleSeconds(SteadyNow() - started_));
   response->set_build(options_.build);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);

@@ -5,6 +5,7 @@
 
 #include "absl/time/time.h"
 #include "alphecca/v1/cluster.grpc.pb.h"
+#include "coordinator/cluster/clock.h"
 #include "coordinator/cluster/controller.h"
 #include "coordinator/routing/router.h"
 
@@ -20,7 +21,7 @@ struct ClusterServiceOptions {
 class ClusterService final : public v1::Cluster::CallbackService {
  public:
   ClusterService(ClusterServiceOptions options, ClusterController& controller, const Router& router)
-      : options_(std::move(options)), controller_(controller), router_(router), started_(absl::Now()) {}
+      : options_(std::move(options)), controller_(controller), router_(router), started_(SteadyNow()) {}
 
   grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* Join(
       grpc::CallbackServerContext* context) override;

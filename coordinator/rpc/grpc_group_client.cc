@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "alphecca/v1/engine.grpc.pb.h"
 #include "common/log.h"
+#include "coordinator/cluster/clock.h"
 #include "coordinator/rpc/convert.h"
 
 namespace alphecca::coordinator {

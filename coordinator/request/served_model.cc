@@ -1,0 +1,178 @@
+#include "coordinator/request/served_model.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/status_macros.h"
+#include "coordinator/request/text_flow.h"
+#include "model/checkpoint.h"
+#include "model/shard_plan.h"
+#include "text/tokenizer.h"
+
+namespace alphecca::coordinator {
+namespace {
+
+// Without --context: longer ones would have the workers set aside a cache that few requests use.
+constexpr int64_t kDefaultContext = 8192;
+constexpr size_t kMaxConfigBytes = 1 << 20;
+
+// generation_config.json beside the weights; defaults stand where it, or a field of it, is missing or out of range.
+GenerationDefaults ReadDefaults(const std::string& path) {
+  GenerationDefaults defaults;
+  std::ifstream file(std::filesystem::path(path) / "generation_config.json", std::ios::binary);
+  std::string text(kMaxConfigBytes, '\0');
+  if (!file.is_open()) {
+    return defaults;
+  }
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(std::max<std::streamsize>(file.gcount(), 0)));
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_object()) {
+    return defaults;
+  }
+  const auto number = [&](const char* key, double low, double high) -> std::optional<double> {
+    const auto it = json.find(key);
+    if (it == json.end() || !it->is_number()) {
+      return std::nullopt;
+    }
+    const double value = it->get<double>();
+    return value >= low && value <= high ? std::optional(value) : std::nullopt;
+  };
+  defaults.temperature = static_cast<float>(number("temperature", 0, kMaxTemperature).value_or(defaults.temperature));
+  defaults.top_k = static_cast<int32_t>(number("top_k", 0, kMaxTopK).value_or(defaults.top_k));
+  defaults.top_p = static_cast<float>(number("top_p", 1e-6, 1).value_or(defaults.top_p));
+  return defaults;
+}
+
+class GemmaModel : public ServedModel {
+ public:
+  static absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServeOptions& options) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(options.path));
+    ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(*checkpoint, options.tp, options.ep));
+    auto result = std::unique_ptr<GemmaModel>(new GemmaModel());
+    ASSIGN_OR_RETURN(result->tokenizer_, text::Tokenizer::Open(options.path));
+    const model::ModelConfig& config = checkpoint->config();
+    result->family_ = config.family == model::Family::kGemma3 ? "gemma3" : "gemma4";
+    result->limits_.vocabulary = config.vocab;
+    result->limits_.context =
+        options.context > 0 ? options.context : std::min<int64_t>(config.context, kDefaultContext);
+    if (result->limits_.context > config.context) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--context ", options.context, ": this model was made for at most ", config.context, " tokens"));
+    }
+    result->defaults_ = ReadDefaults(options.path);
+    ModelSpec& spec = result->spec_;
+    spec.name = options.name;
+    spec.checkpoint = options.path;
+    spec.revision = checkpoint->Revision();
+    spec.tp = options.tp;
+    spec.ep = options.ep;
+    spec.replicas = options.replicas;
+    spec.weights = options.weights;
+    spec.activations = options.activations;
+    spec.kv_type = options.kv_type;
+    spec.context = result->limits_.context;
+    spec.max_sequences = options.max_sequences;
+    spec.plan_hash = plan.Hash();
+    return std::unique_ptr<ServedModel>(std::move(result));
+  }
+
+  absl::StatusOr<GenerationPlan> PlanGenerate(const GenerateInput& input, uint64_t random) const override {
+    Violations violations;
+    CheckOptions(input.options, violations);
+    if (input.text.has_value() == input.ids.has_value()) {
+      violations.Add("prompt", "set exactly one of text and ids");
+    } else if (input.text) {
+      CheckTextSize(input.text->size(), "text", violations);
+    } else {
+      CheckIds(*input.ids, limits_.vocabulary, "ids.ids", violations);
+    }
+    RETURN_IF_ERROR(violations.ToStatus());
+    std::vector<int32_t> prompt = input.text ? tokenizer_->EncodeText(*input.text) : *input.ids;
+    if (prompt.empty()) {
+      return InvalidField(input.text ? "text" : "ids", "it is empty; give at least one token");
+    }
+    tokenizer_->PrependBos(prompt);
+    return MakePlan(input.options, std::move(prompt), random,
+                    [this](const ResolvedOptions& o) { return MakeCompletionText(*tokenizer_, o.stop); });
+  }
+
+  absl::StatusOr<GenerationPlan> PlanChat(const ChatInput&, uint64_t) const override {
+    return absl::FailedPreconditionError(
+        absl::StrCat("model \"", spec_.name, "\" has no turn tokens, so it cannot chat; Generate works"));
+  }
+
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const std::string& text) const override {
+    return tokenizer_->EncodeText(text);
+  }
+
+  absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& ids) const override {
+    std::vector<int32_t> known;  // rows beyond the vocabulary have no text
+    std::copy_if(ids.begin(), ids.end(), std::back_inserter(known),
+                 [this](int32_t id) { return tokenizer_->InRange(id); });
+    return tokenizer_->Decode(known);
+  }
+
+  std::string TokenText(int32_t id) const override {
+    if (!tokenizer_->InRange(id)) {
+      return "";
+    }
+    const int32_t one[] = {id};
+    return tokenizer_->Decode(one, text::ShowControl::kShow).value_or("");
+  }
+
+  bool chat() const override { return false; }
+
+ private:
+  GemmaModel() = default;
+
+  absl::StatusOr<GenerationPlan> MakePlan(
+      const GenerationOptions& options, std::vector<int32_t> prompt, uint64_t random,
+      const std::function<std::unique_ptr<SampleText>(const ResolvedOptions&)>& make_text) const {
+    GenerationPlan plan;
+    ASSIGN_OR_RETURN(plan.options,
+                     ResolveOptions(options, defaults_, limits_, static_cast<int64_t>(prompt.size()), random));
+    plan.prompt = std::move(prompt);
+    if (!plan.options.ignore_eos) {
+      plan.stop_ids = tokenizer_->end_ids();
+    }
+    for (int i = 0; i < plan.options.n; ++i) {
+      plan.texts.push_back(make_text(plan.options));
+    }
+    return plan;
+  }
+
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+  GenerationDefaults defaults_;
+};
+
+}  // namespace
+
+ModelCatalogue::ModelCatalogue(std::vector<std::unique_ptr<ServedModel>> models) : models_(std::move(models)) {}
+
+absl::StatusOr<const ServedModel*> ModelCatalogue::Find(const std::string& name) const {
+  std::vector<std::string> names;
+  for (const auto& model : models_) {
+    if (model->spec().name == name || (name.empty() && models_.size() == 1)) {
+      return model.get();
+    }
+    names.push_back(model->spec().name);
+  }
+  if (name.empty()) {
+    return InvalidField("model", absl::StrCat("it is empty, and several are served: ", absl::StrJoin(names, ", ")));
+  }
+  return absl::NotFoundError(
+      absl::StrCat("no model \"", Shortened(name, 128), "\" is served here; there is ", absl::StrJoin(names, ", ")));
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadServedModel(const ServeOptions& options) {
+  return GemmaModel::Load(options);
+}
+
+}  // namespace alphecca::coordinator

@@ -1,0 +1,383 @@
+#!/usr/bin/env python3
+"""A coordinator and two workers that share tiny-moe by tensor and expert parallelism, used as a client would.
+
+  cluster_e2e_test.py --bin DIR --model DIR --proto DIR --google DIR --stubs DIR [unittest arguments]
+"""
+import argparse
+import concurrent.futures
+import sys
+import time
+import unittest
+
+import grpc
+
+import local_cluster
+
+parser = argparse.ArgumentParser()
+for flag in ("bin", "model", "proto", "google", "stubs"):
+    parser.add_argument(f"--{flag}", required=True)
+ARGS, REST = parser.parse_known_args()
+local_cluster.make_stubs(ARGS.proto, ARGS.google, ARGS.stubs)
+
+from alphecca.v1 import cluster_pb2, cluster_pb2_grpc, inference_pb2 as pb, inference_pb2_grpc, types_pb2  # noqa: E402
+from google.rpc import error_details_pb2, status_pb2  # noqa: E402
+
+Code = grpc.StatusCode
+STOP, LENGTH = types_pb2.FINISH_REASON_STOP, types_pb2.FINISH_REASON_LENGTH
+PROMPT = "In the beginning"
+
+
+def options(temperature=0.0, max_tokens=16, **more):
+    sampling = types_pb2.Sampling(temperature=temperature, **{k: more.pop(k) for k in ("seed", "top_k", "top_p", "min_p") if k in more})
+    return pb.GenerationOptions(sampling=sampling, max_tokens=max_tokens, **more)
+
+
+def text_request(text=PROMPT, model="", **more):
+    return pb.GenerateRequest(model=model, text=text, options=options(**more))
+
+
+class Answer:
+    """All events of one Generate, by sample."""
+
+    def __init__(self, events):
+        self.events = list(events)
+        self.ids, self.text, self.finish, self.logprobs = {}, {}, {}, {}
+        for event in self.events:
+            self.ids.setdefault(event.sample, []).extend(event.ids)
+            self.text[event.sample] = self.text.get(event.sample, "") + event.text
+            self.logprobs.setdefault(event.sample, []).extend(event.logprobs)
+            if event.finish_reason:
+                assert event.sample not in self.finish, "two finish reasons"
+                self.finish[event.sample] = event.finish_reason
+        self.usage = self.events[-1].usage
+
+    def __eq__(self, other):
+        return self.ids == other.ids and self.text == other.text
+
+
+class ClusterTest(unittest.TestCase):
+    """One cluster for all tests of a class."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = local_cluster.Cluster(ARGS.bin, ARGS.model, flags=("--tp", "2", "--ep", "2"))
+        cls.addClassCleanup(cls.cluster.stop)
+        cls.stub = inference_pb2_grpc.InferenceStub(cls.cluster.channel)
+        try:
+            cls.cluster.wait_ready()
+        except AssertionError:
+            print(cls.cluster.logs(), file=sys.stderr)
+            raise
+
+    def run(self, result=None):
+        before = len(result.failures) + len(result.errors)
+        super().run(result)
+        if len(result.failures) + len(result.errors) > before:
+            print(self.cluster.logs(), file=sys.stderr)
+
+    def generate(self, request, timeout=60):
+        return Answer(self.stub.Generate(request, timeout=timeout))
+
+    def wait_idle(self):
+        local_cluster.wait_until("nothing runs or waits", lambda: self.cluster.metric("alphecca_sequences_running") == 0 and
+                                 self.cluster.metric("alphecca_sequences_waiting") == 0 and
+                                 self.cluster.metric("alphecca_requests_open") == 0, 20)
+
+    def wait_running(self, count=1):
+        local_cluster.wait_until("the sequence runs",
+                                 lambda: self.cluster.metric("alphecca_sequences_running") >= count, 20)
+
+
+class Serving(ClusterTest):
+    def test_streams_an_answer(self):
+        answer = self.generate(text_request(request_id="mine"))
+        self.assertGreater(len(answer.events), 1, "not streamed")
+        first, last = answer.events[0], answer.events[-1]
+        self.assertEqual(first.request_id, "mine")
+        self.assertEqual(answer.finish, {0: LENGTH})
+        self.assertEqual(len(answer.ids[0]), 16)
+        self.assertEqual(answer.usage.completion_tokens, 16)
+        self.assertEqual(answer.usage.prompt_tokens, 1 + len(self.stub.Tokenize(pb.TokenizeRequest(text=PROMPT)).ids))
+        self.assertTrue(last.fingerprint)
+        self.assertEqual(self.stub.Detokenize(pb.DetokenizeRequest(ids=answer.ids[0])).text, answer.text[0])
+
+    def test_ids_give_what_their_text_gives(self):
+        ids = self.stub.Tokenize(pb.TokenizeRequest(text=PROMPT)).ids
+        by_ids = self.generate(pb.GenerateRequest(ids=pb.TokenIds(ids=ids), options=options()))
+        self.assertEqual(by_ids, self.generate(text_request()))
+
+    def test_same_seed_same_tokens(self):
+        one = self.generate(text_request(temperature=1.0, seed=11, max_tokens=32))
+        self.assertEqual(one, self.generate(text_request(temperature=1.0, seed=11, max_tokens=32)))
+        self.assertEqual(one.events[-1].seed, 11)
+        self.assertNotEqual(one, self.generate(text_request(temperature=1.0, seed=12, max_tokens=32)))
+
+    def test_a_drawn_seed_is_told_and_repeats_the_answer(self):
+        drawn = self.generate(text_request(temperature=1.0, max_tokens=24))
+        self.assertEqual(drawn, self.generate(text_request(temperature=1.0, max_tokens=24, seed=drawn.events[-1].seed)))
+
+    def test_two_samples(self):
+        both = self.generate(text_request(temperature=1.0, seed=3, n=2, max_tokens=24))
+        self.assertEqual(set(both.finish), {0, 1})
+        self.assertNotEqual(both.ids[0], both.ids[1])
+        self.assertEqual(both.usage.completion_tokens, len(both.ids[0]) + len(both.ids[1]))
+        self.assertEqual([bool(e.HasField("usage")) for e in both.events].count(True), 1)
+        alone = self.generate(text_request(temperature=1.0, seed=3, max_tokens=24))
+        self.assertEqual(alone.ids[0], both.ids[0])
+
+    def test_together_as_alone(self):
+        requests = [text_request(f"And {name} said", temperature=1.0, seed=i, max_tokens=24)
+                    for i, name in enumerate(["Moses", "David", "the king", "Ruth"])]
+        alone = [self.generate(r) for r in requests]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for one, other in zip(alone, pool.map(self.generate, requests)):
+                self.assertEqual(one, other)
+
+    def test_logprobs(self):
+        answer = self.generate(text_request(logprobs=3, prompt_logprobs=2, max_tokens=8))
+        self.assertEqual(len(answer.logprobs[0]), 8)
+        for id_, position in zip(answer.ids[0], answer.logprobs[0]):
+            self.assertEqual(position.token.id, id_)
+            self.assertLessEqual(position.token.logprob, 0)
+            tops = [t.logprob for t in position.top]
+            self.assertEqual(len(tops), 3)
+            self.assertEqual(tops, sorted(tops, reverse=True))
+            self.assertEqual(position.top[0].id, id_, "greedy takes the likeliest")
+        self.assertEqual(len(answer.events[0].prompt_logprobs), answer.usage.prompt_tokens - 1)
+        self.assertTrue(all(len(p.top) == 2 for p in answer.events[0].prompt_logprobs))
+
+    def test_stop_strings(self):
+        whole = self.generate(text_request(max_tokens=40))
+        stop = whole.text[0][20:24]
+        cut = self.generate(text_request(max_tokens=40, stop=["never there", stop]))
+        self.assertEqual(cut.text[0], whole.text[0][:whole.text[0].index(stop)])
+        self.assertEqual(cut.finish[0], STOP)
+        self.assertLess(cut.usage.completion_tokens, 40)
+        self.assertEqual(cut.ids[0], whole.ids[0][:len(cut.ids[0])])
+        self.assertEqual(cut.usage.completion_tokens, len(cut.ids[0]))
+        self.wait_idle()
+
+    def test_models(self):
+        models = self.stub.ListModels(pb.ListModelsRequest()).models
+        self.assertEqual([m.name for m in models], ["tiny"])
+        model = self.stub.GetModel(pb.GetModelRequest(name="tiny"))
+        self.assertTrue(model.ready)
+        self.assertEqual((model.context, model.vocabulary, model.family), (4096, 4096, "gemma4"))
+        self.assertTrue(model.fingerprint and model.revision)
+
+    def test_chat(self):
+        request = pb.ChatRequest(messages=[pb.Message(role="user", content=[pb.ContentPart(text="Who made heaven?")])],
+                                 options=options(max_tokens=12))
+        if not self.stub.GetModel(pb.GetModelRequest(name="tiny")).chat:
+            with self.assertRaises(grpc.RpcError) as caught:
+                list(self.stub.Chat(request, timeout=30))
+            self.assertEqual(caught.exception.code(), Code.FAILED_PRECONDITION)
+            return
+        events = list(self.stub.Chat(request, timeout=60))
+        self.assertTrue(events[-1].finish_reason)
+        self.assertGreater(events[-1].usage.completion_tokens, 0)
+
+    def test_status_shows_the_group(self):
+        status = cluster_pb2_grpc.ClusterStub(self.cluster.channel).GetStatus(cluster_pb2.GetStatusRequest())
+        group = status.models[0].groups[0]
+        self.assertEqual((group.state, group.tp, group.ep, len(group.ranks)), ("ready", 2, 2, 2))
+        self.assertEqual({w.name for w in status.workers}, {"w0", "w1"})
+        self.assertTrue(group.plan_hash)
+
+    def test_reflection_and_health(self):
+        reflect = self.cluster.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                                                     request_serializer=lambda b: b, response_deserializer=lambda b: b)
+        listed = b"".join(reflect(iter([b"\x3a\x00"]), timeout=10))  # list_services
+        for service in (b"alphecca.v1.Inference", b"alphecca.v1.Cluster", b"grpc.health.v1.Health"):
+            self.assertIn(service, listed)
+        self.assertTrue(self.cluster.healthy("alphecca.v1.Inference"))
+        self.assertEqual(self.cluster.page("/readyz")[0], 200)
+        self.assertEqual(self.cluster.page("/healthz")[0], 200)
+
+    def test_cancel_midway_frees_the_slot(self):
+        call = self.stub.Generate(text_request(max_tokens=4000, ignore_eos=True), timeout=120)
+        for _ in range(3):
+            next(call)
+        self.wait_running()
+        call.cancel()
+        self.wait_idle()
+        local_cluster.wait_until("the cancel is counted", lambda: self.cluster.metric(
+            "alphecca_requests_total", method="Generate", code="CANCELLED") >= 1, 10)
+
+    def test_deadline_ends_the_sequence(self):
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(self.stub.Generate(text_request(max_tokens=4000, ignore_eos=True), timeout=0.5))
+        self.assertEqual(caught.exception.code(), Code.DEADLINE_EXCEEDED)
+        self.wait_idle()
+
+    def test_metrics(self):
+        before = self.cluster.metric("alphecca_output_tokens_total")
+        self.generate(text_request(max_tokens=5))
+        local_cluster.wait_until("tokens are counted",
+                                 lambda: self.cluster.metric("alphecca_output_tokens_total") >= before + 5, 10)
+        for name in ("alphecca_time_to_first_token_seconds_count", "alphecca_time_per_output_token_seconds_count",
+                     "alphecca_request_preparation_seconds_count", "alphecca_prompt_tokens_total"):
+            self.assertGreater(self.cluster.metric(name), 0, name)
+        self.assertEqual(self.cluster.metric("alphecca_workers"), 2)
+        self.assertEqual(self.cluster.metric("alphecca_groups", state="ready"), 1)
+
+
+def raw(message):
+    return message.SerializeToString()
+
+
+# name, method, request bytes, status code, field named in the details or None
+def bad_inputs():
+    bad = Code.INVALID_ARGUMENT
+    s = "options.sampling."
+    user = [pb.Message(role="user", content=[pb.ContentPart(text="hi")])]
+    generate = [
+        ("no prompt", pb.GenerateRequest(options=options()), bad, "prompt"),
+        ("empty ids", pb.GenerateRequest(ids=pb.TokenIds(), options=options()), bad, "ids"),
+        ("empty text", text_request(""), bad, "text"),
+        ("text too large", text_request("x" * ((8 << 20) + 1)), bad, "text"),
+        ("prompt longer than the context", text_request("word " * 20000), bad, "prompt"),
+        ("prompt that fills the context", pb.GenerateRequest(ids=pb.TokenIds(ids=[5] * 4096), options=options()), bad, "prompt"),
+        ("token negative", pb.GenerateRequest(ids=pb.TokenIds(ids=[5, -1]), options=options()), bad, "ids.ids[1]"),
+        ("token beyond the vocabulary", pb.GenerateRequest(ids=pb.TokenIds(ids=[4096]), options=options()), bad, "ids.ids[0]"),
+        ("token huge", pb.GenerateRequest(ids=pb.TokenIds(ids=[2**31 - 1]), options=options()), bad, "ids.ids[0]"),
+        ("temperature negative", text_request(temperature=-0.5), bad, s + "temperature"),
+        ("temperature NaN", text_request(temperature=float("nan")), bad, s + "temperature"),
+        ("temperature infinite", text_request(temperature=float("inf")), bad, s + "temperature"),
+        ("top_k negative", text_request(top_k=-1), bad, s + "top_k"),
+        ("top_k too large", text_request(top_k=2000), bad, s + "top_k"),
+        ("top_p zero", text_request(top_p=0.0), bad, s + "top_p"),
+        ("top_p above one", text_request(top_p=1.5), bad, s + "top_p"),
+        ("min_p negative", text_request(min_p=-0.5), bad, s + "min_p"),
+        ("max_tokens zero", text_request(max_tokens=0), bad, "options.max_tokens"),
+        ("max_tokens beyond the context", text_request(max_tokens=5000), bad, "options.max_tokens"),
+        ("n zero", text_request(n=0), bad, "options.n"),
+        ("n too large", text_request(n=1000), bad, "options.n"),
+        ("logprobs too many", text_request(logprobs=21), bad, "options.logprobs"),
+        ("prompt_logprobs negative", text_request(prompt_logprobs=-2), bad, "options.prompt_logprobs"),
+        ("too many stops", text_request(stop=["x"] * 17), bad, "options.stop"),
+        ("empty stop", text_request(stop=[""]), bad, "options.stop[0]"),
+        ("long stop", text_request(stop=["x" * 257]), bad, "options.stop[0]"),
+        ("priority too high", text_request(priority=1000), bad, "options.priority"),
+        ("tenant with a space", text_request(tenant="a b"), bad, "options.tenant"),
+        ("request id with a newline", text_request(request_id="a\nb"), bad, "options.request_id"),
+        ("unknown model", text_request(model="nobody"), Code.NOT_FOUND, None),
+    ]
+    cases = [(name, "Generate", raw(request), code, field) for name, request, code, field in generate]
+    cases += [
+        ("text that is not UTF-8", "Generate", b"\x12\x02\xff\xfe", bad, None),
+        ("stop that is not UTF-8", "Generate", b"\x12\x01a\x22\x04\x22\x02\xc3\x28", bad, None),
+        ("broken encoding", "Generate", b"\x12\x7fabc", bad, None),
+        ("random bytes", "Generate", bytes(range(255, 100, -1)), bad, None),
+        ("chat without messages", "Chat", raw(pb.ChatRequest()), bad, None),
+        ("chat with an unknown role", "Chat", raw(pb.ChatRequest(messages=[pb.Message(role="wizard")])), bad, None),
+        ("chat part without text", "Chat",
+         raw(pb.ChatRequest(messages=[pb.Message(role="user", content=[pb.ContentPart()])])), bad, "messages[0].content[0]"),
+        ("chat with an unknown model", "Chat", raw(pb.ChatRequest(model="nobody", messages=user)), Code.NOT_FOUND, None),
+        ("detokenize beyond the vocabulary", "Detokenize", raw(pb.DetokenizeRequest(ids=[1, 99999])), bad, "ids[1]"),
+        ("tokenize for an unknown model", "Tokenize", raw(pb.TokenizeRequest(model="nobody", text="a")), Code.NOT_FOUND, None),
+        ("get an unknown model", "GetModel", raw(pb.GetModelRequest(name="nobody")), Code.NOT_FOUND, None),
+        ("unknown method", "Divine", b"", Code.UNIMPLEMENTED, None),
+    ]
+    return cases
+
+
+class BadInput(ClusterTest):
+    def send(self, method, data):
+        call = self.cluster.channel.unary_stream(f"/alphecca.v1.Inference/{method}", request_serializer=lambda b: b,
+                                                 response_deserializer=lambda b: b)
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(call(data, timeout=30))
+        return caught.exception
+
+    def test_every_kind_gets_its_code_and_the_server_is_unharmed(self):
+        pid = self.cluster.coordinator.process.pid
+        before = self.generate(text_request())
+        cases = bad_inputs()
+        self.assertGreaterEqual(len(cases), 30)
+        for name, method, data, code, field in cases:
+            with self.subTest(name):
+                error = self.send(method, data)
+                if "chat" in name and error.code() == Code.FAILED_PRECONDITION:
+                    continue  # a model without turn tokens says so first
+                self.assertEqual(error.code(), code, error.details())
+                self.assertTrue(error.details())
+                if field is not None:
+                    self.assertIn(field, self.fields(error))
+        self.assertEqual(self.generate(text_request()), before)
+        self.assertIsNone(self.cluster.coordinator.process.poll())
+        self.assertEqual(self.cluster.coordinator.process.pid, pid)
+        self.wait_idle()
+
+    def fields(self, error):
+        data = dict(error.trailing_metadata())["grpc-status-details-bin"]
+        status = status_pb2.Status.FromString(data)
+        self.assertEqual(status.code, error.code().value[0])
+        request = error_details_pb2.BadRequest()
+        self.assertTrue(status.details[0].Unpack(request))
+        return [v.field for v in request.field_violations]
+
+    def test_a_past_deadline(self):
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(self.stub.Generate(text_request(), timeout=-1))
+        self.assertEqual(caught.exception.code(), Code.DEADLINE_EXCEEDED)
+
+
+class Loss(ClusterTest):
+    def lose(self, name):
+        """Kills a worker while a sequence streams; the group must say so fast, form anew and answer as before."""
+        before = self.generate(text_request())
+        call = self.stub.Generate(text_request(max_tokens=4000, ignore_eos=True), timeout=120)
+        next(call)
+        self.cluster.workers[name].kill()
+        killed = time.monotonic()
+        with self.assertRaises(grpc.RpcError) as caught:
+            for _ in call:
+                pass
+        self.assertEqual(caught.exception.code(), Code.UNAVAILABLE, caught.exception.details())
+        self.assertLess(time.monotonic() - killed, 1.0)
+        local_cluster.wait_until("not ready any more", lambda: self.cluster.page("/readyz")[0] == 503 and
+                                 not self.cluster.healthy(), 10)
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.generate(text_request())
+        self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
+        status = cluster_pb2_grpc.ClusterStub(self.cluster.channel).GetStatus(cluster_pb2.GetStatusRequest())
+        self.assertIn("1 more", status.models[0].groups[0].message)
+        self.cluster.start_worker(name)
+        self.cluster.wait_ready()
+        self.assertEqual(self.generate(text_request()), before)
+
+    def test_a_follower_and_then_a_leader(self):
+        status = cluster_pb2_grpc.ClusterStub(self.cluster.channel).GetStatus(cluster_pb2.GetStatusRequest())
+        names = {w.worker_id: w.name for w in status.workers}
+        ranks = [names[r.worker_id] for r in status.models[0].groups[0].ranks]
+        self.lose(ranks[1])
+        self.lose(ranks[0])
+
+
+class Shutdown(unittest.TestCase):
+    def test_sigterm_lets_open_requests_end(self):
+        cluster = local_cluster.Cluster(ARGS.bin, ARGS.model, flags=("--tp", "2"))
+        self.addCleanup(cluster.stop)
+        cluster.wait_ready()
+        stub = inference_pb2_grpc.InferenceStub(cluster.channel)
+        call = stub.Generate(text_request(max_tokens=300, ignore_eos=True), timeout=60)
+        events = [next(call)]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(cluster.coordinator.stop)
+            local_cluster.wait_until("new requests are refused", lambda: self.refused(stub), 10)
+            events += list(call)
+            self.assertEqual(stopping.result(60), 0)
+        self.assertEqual(sum(len(e.ids) for e in events), 300)
+
+    def refused(self, stub):
+        try:
+            list(stub.Generate(text_request(max_tokens=1), timeout=10))
+            return False
+        except grpc.RpcError as error:
+            self.assertEqual(error.code(), Code.UNAVAILABLE)
+            return True
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *REST], verbosity=2)
