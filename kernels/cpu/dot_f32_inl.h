@@ -9,6 +9,7 @@ namespace {
 
 struct ColumnF32 {
   static constexpr int64_t kBytes = 4 * kGroupRows;
+  static constexpr int kRun = 16;  // columns summed before they join the total
   static inline void Load16(const std::byte* p, F (&w)[kParts]) {
     for (int v = 0; v < kParts; ++v) {
       w[v] = Load(reinterpret_cast<const float*>(p) + v * kLanes);
@@ -17,6 +18,7 @@ struct ColumnF32 {
 };
 struct ColumnBf16 {
   static constexpr int64_t kBytes = 2 * kGroupRows;
+  static constexpr int kRun = 16;
   static inline void Load16(const std::byte* p, F (&w)[kParts]) {
     for (int v = 0; v < kParts; ++v) {
       w[v] = LoadBf16(p + v * 2 * kLanes);
@@ -25,6 +27,7 @@ struct ColumnBf16 {
 };
 struct ColumnSfp8 {
   static constexpr int64_t kBytes = kGroupRows;
+  static constexpr int kRun = 8;  // short, as so much work a column leaves few runs in flight
   static inline void Load16(const std::byte* p, F (&w)[kParts]) { LoadSfp8(p, w); }
 };
 
@@ -60,7 +63,7 @@ inline void Column(const F (&w)[kParts], const float* const (&in)[kTokens], int6
 
 template <class Type>
 struct Columns {
-  static constexpr int kRun = 16;
+  static constexpr int kRun = Type::kRun;
 
   template <int kTokens>
   static inline void All(const std::byte* group, int64_t cols, const float* const (&in)[kTokens],

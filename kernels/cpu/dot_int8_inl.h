@@ -34,7 +34,8 @@ struct Q4_0Int8 {
       }
     }
     const std::byte* quads = p + 2 * kGroupRows;
-#pragma GCC unroll 4
+// Not unrolled: GCC would then hold back the additions and spill their terms.
+#pragma GCC unroll 1
     for (int c = 0; c < 4; ++c) {
       I low[kParts];
       I high[kParts];
@@ -75,7 +76,8 @@ struct Q8_0Int8 {
       }
     }
     const std::byte* quads = p + 2 * kGroupRows;
-#pragma GCC unroll 8
+// Not unrolled: GCC would then hold back the additions and spill their terms.
+#pragma GCC unroll 1
     for (int c = 0; c < 8; ++c) {
       for (int v = 0; v < kParts; ++v) {
         const I weights = LoadBytes(quads + c * 4 * kGroupRows + v * 4 * kLanes);
@@ -104,7 +106,8 @@ struct Q6_KInt8 {
   // Sixteen columns of each segment: k in [4 * quarter, 4 * quarter + 4).
   template <int kTokens>
   static inline void Quarter(const std::byte* runs, int v, const int8_t* const (&q)[kTokens], I (&sum)[kTokens][4]) {
-#pragma GCC unroll 4
+// Not unrolled: GCC would then hold back the additions and spill their terms.
+#pragma GCC unroll 1
     for (int k = 0; k < 4; ++k) {
       const std::byte* p = runs + k * 3 * kRun + v * 4 * kLanes;
       const I a = LoadBytes(p);

@@ -120,15 +120,18 @@ inline F LoadI8(const std::byte* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
 }
 
-// SFP8 in 16-bit arithmetic: both ranges are linear in the code, and the right one is the smaller.
+// SFP8 in 16-bit arithmetic: both ranges are linear in the code, and the right one has the smaller magnitude. The code
+// comes sign-extended, so that its sign already stands at the top.
 inline void LoadSfp8(const std::byte* p, F out[2]) {
-  const __m256i c = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i m = _mm256_and_si256(c, _mm256_set1_epi16(0x7F));
-  const __m256i low = _mm256_add_epi16(_mm256_slli_epi16(m, 5), _mm256_set1_epi16(0x3400));
-  const __m256i high = _mm256_add_epi16(_mm256_slli_epi16(m, 4), _mm256_set1_epi16(0x3800));
-  __m256i r = _mm256_and_si256(_mm256_min_epi16(low, high), _mm256_cmpgt_epi16(m, _mm256_setzero_si256()));
-  r = _mm256_or_si256(r, _mm256_slli_epi16(_mm256_and_si256(c, _mm256_set1_epi16(0x80)), 8));
-  r = _mm256_permute4x64_epi64(r, 0xD8);
+  const __m256i c = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i low =
+      _mm256_add_epi16(_mm256_and_si256(_mm256_slli_epi16(c, 5), _mm256_set1_epi16(static_cast<int16_t>(0x8FE0))),
+                       _mm256_set1_epi16(0x3400));
+  const __m256i high =
+      _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(c, 4), _mm256_set1_epi16(static_cast<int16_t>(0x87F0))),
+                      _mm256_set1_epi16(0x3800));
+  const __m256i zero = _mm256_cmpeq_epi16(c, _mm256_setzero_si256());  // 0x80, minus nothing, is never written
+  const __m256i r = _mm256_permute4x64_epi64(_mm256_andnot_si256(zero, _mm256_min_epu16(low, high)), 0xD8);
   out[0] = {_mm256_castsi256_ps(_mm256_unpacklo_epi16(_mm256_setzero_si256(), r))};
   out[1] = {_mm256_castsi256_ps(_mm256_unpackhi_epi16(_mm256_setzero_si256(), r))};
 }

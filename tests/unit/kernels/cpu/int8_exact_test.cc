@@ -1,0 +1,96 @@
+// Products in int8 are exact but for the rounding of activations: where these are whole numbers of at most 127, and 127
+// among them, in every block, nothing is rounded, and the product is that of F32. Weights at the ends of their range
+// are where a sum of 16 bits would overflow, if any did.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "kernels/quant/quant.h"
+#include "tests/unit/kernels/cpu/cpu_paths.h"
+#include "tests/unit/kernels/op_cases.h"
+
+namespace alphecca::kernels::cpu {
+namespace {
+
+constexpr int64_t kRows = 19;
+constexpr int64_t kCols = 512;
+constexpr int64_t kTokens = 7;
+
+enum class Numbers { kRandom, kLowest, kHighest, kAlternating };
+
+// The byte that fills a block's numbers, at random or one that stands for the end of the range (0: lowest for unsigned
+// numbers with an offset).
+std::byte NumberByte(std::mt19937& random, Numbers numbers, DType type, int64_t i) {
+  const bool low = numbers == Numbers::kLowest || (numbers == Numbers::kAlternating && i % 3 == 0);
+  if (numbers == Numbers::kRandom) {
+    return static_cast<std::byte>(random() & 0xFFU);
+  }
+  if (type == DType::kQ8_0) {
+    return static_cast<std::byte>(low ? 0x80 : 0x7F);
+  }
+  return static_cast<std::byte>(low ? 0x00 : 0xFF);
+}
+
+void PutScale(std::byte* block, DType type) {
+  const uint16_t one = F32ToF16(0x1p-6F);
+  std::memcpy(block + (type == DType::kQ6_K ? 208 : 0), &one, sizeof one);
+}
+
+std::vector<std::byte> Weights(DType type, Numbers numbers) {
+  std::mt19937 random(5);
+  std::vector<std::byte> bytes(static_cast<size_t>(kRows * RowBytes(type, kCols)));
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = NumberByte(random, numbers, type, static_cast<int64_t>(i));
+  }
+  for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(Info(type).block_bytes)) {
+    PutScale(bytes.data() + at, type);
+    for (int64_t s = 0; type == DType::kQ6_K && numbers != Numbers::kRandom && s < 16; ++s) {
+      bytes[at + 192 + static_cast<size_t>(s)] = static_cast<std::byte>(s % 2 == 0 ? 0x80 : 0x7F);
+    }
+  }
+  return bytes;
+}
+
+std::vector<float> WholeActivations(bool extreme) {
+  std::mt19937 random(6);
+  std::vector<float> values(static_cast<size_t>(kTokens * kCols));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const int x = static_cast<int>(random() % 255U) - 127;
+    const bool end = extreme || i % 32 == 0;
+    values[i] = static_cast<float>(end ? (x < 0 ? -127 : 127) : x);
+  }
+  // Rows of one sign only: all terms of a sum at their largest.
+  for (size_t i = 0; extreme && i < static_cast<size_t>(kCols); ++i) {
+    values[i] = 127.0F;
+    values[static_cast<size_t>(kCols) + i] = -127.0F;
+  }
+  return values;
+}
+
+TEST(Int8ExactTest, WholeActivationsLoseNothing) {
+  for (const KernelTable* kernels : SupportedKernels()) {
+    for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ6_K}) {
+      for (const Numbers numbers : {Numbers::kRandom, Numbers::kLowest, Numbers::kHighest, Numbers::kAlternating}) {
+        for (const bool extreme : {false, true}) {
+          const std::vector<std::byte> file = Weights(type, numbers);
+          const HostTensor tensor = {type, file.data(), 1, kRows, kCols, 1.0F};
+          const OpCase op_case = {"MatMul", "exact", [&](OpRun& run) {
+                                    const Matrix& m = run.Packed({{tensor, {0, 1}, {0, kRows}, {0, kCols}}}, type);
+                                    const Tensor in = run.Put(WholeActivations(extreme), kTokens, kCols);
+                                    const Tensor out = run.Empty(kTokens, kRows);
+                                    run.backend().MatMul(run.stream(), {.in = in, .matrix = &m, .out = out});
+                                    // Terms of up to 2^-6 * 127 * 127 * 128.
+                                    run.Collect("out", out, SumTolerance(kCols), 0x1p-6 * 127 * 32);
+                                  }};
+          const auto backend = CpuPath{kernels, Activations::kDefault, 1}.Create();
+          EXPECT_EQ(RunOpCase(op_case, *backend), "") << kernels->name << " " << TypeName(type) << " "
+                                                      << static_cast<int>(numbers) << (extreme ? " extreme" : "");
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace alphecca::kernels::cpu
