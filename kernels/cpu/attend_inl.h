@@ -35,6 +35,8 @@ inline void ScoreKeys(const AttendChunk& a, int first, Scores& scores) {
     F key[kKeys];
     for (int k = 0; k < kKeys; ++k) {
       key[k] = LoadStored<kBf16>(a.key[first + k], i, lanes);
+      // Values are read soon, a few columns of many keys at a time, which the processor would not foresee.
+      __builtin_prefetch(a.value[first + k] + (kBf16 ? 2 : 4) * i, 0, 2);
     }
     for (int h = 0; h < kHeads; ++h) {
       const F q = LoadSome(a.q + int64_t{h} * a.head_dim + i, lanes);
@@ -65,15 +67,17 @@ inline void Exponentials(const AttendChunk& a, int head, float* scores) {
   a.sum[head] = Sum(sum);
 }
 
+// Adds keys [first, last) to kVectors vectors of each head's sum.
 template <bool kBf16, int kHeads, int kVectors>
-inline void SumValues(const AttendChunk& a, const Scores& weights, int64_t begin, int lanes) {
+inline void SumValues(const AttendChunk& a, const Scores& weights, int first, int last, int64_t begin, int lanes) {
   F sum[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
-      sum[h][v] = Zero();
+      const float* so_far = a.out + int64_t{h} * a.head_dim + begin + v * kLanes;
+      sum[h][v] = first == 0 ? Zero() : LoadSome(so_far, lanes);
     }
   }
-  for (int k = 0; k < a.keys; ++k) {
+  for (int k = first; k < last; ++k) {
     F value[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       value[v] = LoadStored<kBf16>(a.value[k], begin + v * kLanes, lanes);
@@ -108,13 +112,19 @@ void AttendHeads(const AttendChunk& a) {
     }
     Exponentials(a, h, scores[h]);
   }
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= a.head_dim; i += 2 * kLanes) {
-    SumValues<kBf16, kHeads, 2>(a, scores, i, kLanes);
-  }
-  for (; i < a.head_dim; i += kLanes) {
-    const int64_t left = a.head_dim - i;
-    SumValues<kBf16, kHeads, 1>(a, scores, i, left < kLanes ? static_cast<int>(left) : kLanes);
+  // A few keys at a time, all columns: rows of values lie a power of two apart, so few fit the first-level cache at
+  // once.
+  constexpr int kTogether = 16;
+  for (int first = 0; first < a.keys; first += kTogether) {
+    const int last = first + kTogether < a.keys ? first + kTogether : a.keys;
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= a.head_dim; i += 2 * kLanes) {
+      SumValues<kBf16, kHeads, 2>(a, scores, first, last, i, kLanes);
+    }
+    for (; i < a.head_dim; i += kLanes) {
+      const int64_t left = a.head_dim - i;
+      SumValues<kBf16, kHeads, 1>(a, scores, first, last, i, left < kLanes ? static_cast<int>(left) : kLanes);
+    }
   }
 }
 
