@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
+#include <system_error>
 
 #include "absl/strings/charconv.h"
 #include "text/utf8.h"
@@ -16,8 +18,11 @@ bool IsInteger(std::string_view number) {
 }
 
 double ToDouble(std::string_view number) {
-  double value = 0;  // what from_chars stores is right also out of range: infinity, or zero
-  absl::from_chars(number.data(), number.data() + number.size(), value);
+  double value = 0;  // when out of range, from_chars stores the largest double or what is nearest to zero
+  const absl::from_chars_result result = absl::from_chars(number.data(), number.data() + number.size(), value);
+  if (result.ec == std::errc::result_out_of_range && std::abs(value) > 1) {
+    return std::copysign(std::numeric_limits<double>::infinity(), value);
+  }
   return value;
 }
 

@@ -66,6 +66,9 @@ absl::Status ReadModel(JsonCursor& cursor, JsonTokenizer& file) {
       return cursor.ReadString(file.unknown);
     }
     if (key == "vocab") {
+      if (cursor.Peek() != '{') {
+        return cursor.Error("model.vocab must be an object, as in BPE models");
+      }
       file.vocabulary.clear();
       return cursor.ReadObject([&](const std::string& text) -> absl::Status {
         ASSIGN_OR_RETURN(const int64_t id, cursor.ReadInt());
