@@ -35,7 +35,7 @@ format: ## Rewrite sources in the project's format
 	@git ls-files '*.cc' '*.h' | xargs clang-format -i
 
 bench: build ## Micro-benchmarks of the kernels
-	@for b in $(BUILD)/bench/*_bench; do $$b; done
+	@for b in $(BUILD)/bin/*_bench; do $$b; done
 
 clean: ## Remove all build folders
 	@rm -rf build
