@@ -45,6 +45,7 @@ class Tokenizer {
   std::string_view Bytes(int32_t id, ShowControl show = ShowControl::kHide) const;
   bool InRange(int64_t id) const { return id >= 0 && id < size(); }
   bool IsControl(int32_t id) const { return vocabulary_.IsControl(id); }
+  TokenType Type(int32_t id) const { return vocabulary_.type(id); }
   // A token's spelling in the file.
   std::string_view Spelling(int32_t id) const { return vocabulary_.token(id); }
   // The id of a control token; none if this vocabulary has no such control token.
