@@ -1,4 +1,5 @@
 // alphecca-coordinator: reads its flags, loads what it needs of the models, serves until a signal, drains.
+#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <pthread.h>
@@ -68,6 +69,7 @@ class Coordinator {
   absl::Status Ready() const;
   void TickLoop();
   void Drain(const sigset_t& signals);
+  void SetHealth(bool ready);
 
   const CoordinatorFlags& flags_;
   const ModelCatalogue models_;
@@ -89,7 +91,6 @@ class Coordinator {
 
 ClusterOptions Coordinator::ClusterOptionsOf(const CoordinatorFlags& flags) {
   ClusterOptions options;
-  options.build = BuildVersion();
   options.lease = flags.lease;
   options.first_epoch = Epoch(static_cast<uint64_t>(absl::ToUnixMillis(absl::Now())));
   options.make_rendezvous = MakeRendezvous;
@@ -135,7 +136,7 @@ absl::Status Coordinator::Start() {
                                                "; is the port taken? 0 "
                                                "takes any free one"));
   }
-  server_->GetHealthCheckService()->SetServingStatus(false);
+  SetHealth(false);
   ticker_ = std::thread([this] { TickLoop(); });
   HostPort listen = flags_.listen;
   listen.port = port;
@@ -148,6 +149,14 @@ absl::Status Coordinator::Start() {
   return absl::OkStatus();
 }
 
+void Coordinator::SetHealth(bool ready) {
+  grpc::HealthCheckServiceInterface& health = *server_->GetHealthCheckService();
+  for (const char* service : {"", "alphecca.v1.Inference"}) {
+    health.SetServingStatus(service, ready);
+  }
+  health.SetServingStatus("alphecca.v1.Cluster", true);
+}
+
 void Coordinator::TickLoop() {
   bool was_ready = false;
   while (!stop_ticking_.WaitForNotificationWithTimeout(kTick)) {
@@ -158,7 +167,7 @@ void Coordinator::TickLoop() {
     const absl::Status ready = Ready();
     if (ready.ok() != was_ready) {
       was_ready = ready.ok();
-      server_->GetHealthCheckService()->SetServingStatus(was_ready);
+      SetHealth(was_ready);
       LogInfo("{}", was_ready ? "ready: every model has a group" : absl::StrCat("not ready: ", ready.message()));
     }
   }
@@ -180,7 +189,7 @@ void Coordinator::Serve(const sigset_t& signals) {
 void Coordinator::Drain(const sigset_t& signals) {
   draining_ = true;
   admission_.Drain();
-  server_->GetHealthCheckService()->SetServingStatus(false);
+  SetHealth(false);
   const absl::Time deadline = absl::Now() + flags_.drain;
   const timespec poll = {.tv_sec = 0, .tv_nsec = 50'000'000};
   while (admission_.open_sequences() > 0 && absl::Now() < deadline) {
@@ -208,6 +217,7 @@ int Run(int argc, char** argv) {
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   InitLog("coordinator");
+  google::protobuf::SetLogHandler(nullptr);  // it writes a line for each malformed request; we answer and count those
   std::vector<std::unique_ptr<ServedModel>> models;
   for (const ServeOptions& options : flags->models) {
     absl::StatusOr<std::unique_ptr<ServedModel>> model = LoadServedModel(options);

@@ -7,7 +7,7 @@
 namespace alphecca::coordinator {
 namespace {
 
-// Hosts of one device kind, each with its candidates in order of preference.
+// Hosts of one kind, each with its candidates in order of preference.
 std::vector<std::vector<Candidate>> ByHost(const std::vector<Candidate>& candidates) {
   std::map<std::string, std::vector<Candidate>> hosts;
   for (const Candidate& c : candidates) {
@@ -54,9 +54,9 @@ Choice ChooseWorkers(int ranks, std::vector<Candidate> candidates) {
   std::map<std::string, std::vector<Candidate>> kinds;
   std::map<std::string, std::vector<Candidate>> healthy;
   for (const Candidate& c : candidates) {
-    kinds[c.device_kind].push_back(c);
+    kinds[c.kind].push_back(c);
     if (!c.failed_lately) {
-      healthy[c.device_kind].push_back(c);
+      healthy[c.kind].push_back(c);
     }
   }
   for (const auto& [kind, members] : kinds) {

@@ -11,7 +11,7 @@ namespace alphecca::coordinator {
 struct Candidate {
   WorkerId id;
   std::string host;
-  std::string device_kind;
+  std::string kind;  // device kind and build: the ranks of a group must agree on it
   // A shard of this group failed here lately: taken only where nobody else is left.
   bool failed_lately = false;
 };
@@ -19,10 +19,10 @@ struct Candidate {
 struct Choice {
   std::vector<WorkerId> workers;  // by rank; empty: not enough of one kind
   std::string communicator;       // "solo" (one rank), "shm" (all on one host), "gloo"
-  int available = 0;              // most candidates of one device kind
+  int available = 0;              // most candidates of one kind
 };
 
-// Ranks of one device kind; on one host if some host has enough (the one with the fewest to spare, so that large hosts
+// Ranks of one kind; on one host if some host has enough (the one with the fewest to spare, so that large hosts
 // stay whole for large groups), else from as few hosts as possible. Ranks of a host are neighbours. Deterministic: ties
 // go to the lower id.
 Choice ChooseWorkers(int ranks, std::vector<Candidate> candidates);

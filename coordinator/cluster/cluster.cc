@@ -56,7 +56,7 @@ Cluster::Cluster(ClusterOptions options, std::vector<ModelSpec> models, ClusterE
 }
 
 absl::StatusOr<WorkerId> Cluster::Join(const Registration& registration, absl::Time now) {
-  if (absl::Status status = CheckRegistration(registration, options_.build); !status.ok()) {
+  if (absl::Status status = CheckRegistration(registration); !status.ok()) {
     return status;
   }
   absl::StatusOr<Membership::Joined> joined = membership_.Join(registration, now);
@@ -164,7 +164,9 @@ void Cluster::Dissolve(Group& group, WorkerId gone, const absl::Status& why) {
   if (group.state == GroupState::kReady) {
     effects_.GroupLost(group.id, group.epoch, group.model->name, why);
   }
+  group.former.clear();
   for (const Rank& rank : group.ranks) {
+    group.former.push_back(rank.worker);
     holders_.erase(rank.worker);
     if (rank.worker != gone) {
       effects_.Release(rank.worker, group.epoch, std::string(why.message()));
@@ -178,6 +180,7 @@ void Cluster::Dissolve(Group& group, WorkerId gone, const absl::Status& why) {
 void Cluster::Lose(WorkerId worker, const std::string& name, const std::string& why) {
   for (Group& group : groups_) {
     group.failed_on.erase(worker);
+    Absolve(group, worker, absl::StrCat(name, " was lost: ", why));
   }
   if (Group* group = GroupOf(worker); group != nullptr) {
     const auto rank =
@@ -186,6 +189,19 @@ void Cluster::Lose(WorkerId worker, const std::string& name, const std::string& 
     const std::string message = absl::StrCat("rank ", rank, " on ", name, " was lost: ", why);
     Dissolve(*group, worker, absl::UnavailableError(message));
     group->trouble = message;
+  }
+}
+
+void Cluster::Absolve(Group& group, WorkerId worker, const std::string& message) {
+  if (group.state != GroupState::kFailed ||
+      std::find(group.former.begin(), group.former.end(), worker) == group.former.end()) {
+    return;
+  }
+  group.state = GroupState::kWaiting;
+  group.trouble = message;
+  group.failures = std::max(0, group.failures - 1);
+  for (const WorkerId peer : group.former) {
+    group.failed_on.erase(peer);
   }
 }
 
@@ -222,7 +238,7 @@ void Cluster::FormGroups(absl::Time now) {
       if (!holders_.contains(id)) {
         idle.push_back({.id = id,
                         .host = member.registration.host,
-                        .device_kind = member.registration.device.kind,
+                        .kind = absl::StrCat(member.registration.device.kind, "\n", member.registration.build),
                         .failed_lately = group.failed_on.contains(id)});
       }
     }
@@ -230,7 +246,7 @@ void Cluster::FormGroups(absl::Time now) {
     if (!choice.workers.empty()) {
       Form(group, choice.workers, choice.communicator);
     } else {
-      group.message = absl::StrCat("needs ", group.model->ranks(), " idle workers of one device kind, ",
+      group.message = absl::StrCat("needs ", group.model->ranks(), " idle workers of one device kind and build, ",
                                    choice.available, " there: start ", group.model->ranks() - choice.available, " more",
                                    group.trouble.empty() ? "" : "; before that: ", group.trouble);
     }

@@ -25,7 +25,6 @@
 namespace alphecca::coordinator {
 
 struct ClusterOptions {
-  std::string build;  // workers must be the same
   absl::Duration lease = absl::Seconds(10);
   absl::Duration first_backoff = absl::Milliseconds(500);
   absl::Duration max_backoff = absl::Minutes(1);
@@ -74,6 +73,7 @@ class Cluster {
     absl::Time ready_since;
     absl::Time retry_at = absl::InfinitePast();
     std::set<WorkerId> failed_on;  // since it was last ready
+    std::vector<WorkerId> former;  // ranks of the epoch that ended last
   };
 
   void FormGroups(absl::Time now);
@@ -83,6 +83,8 @@ class Cluster {
   void RankFailed(Group& group, size_t rank, absl::Time now);
   void CheckReady(Group& group, absl::Time now);
   void Lose(WorkerId worker, const std::string& name, const std::string& why);
+  // A group whose rank failed because `worker` died, which shows only now: no backoff, and nobody else is to blame.
+  void Absolve(Group& group, WorkerId worker, const std::string& message);
   Group* GroupOf(WorkerId worker);
 
   ClusterOptions options_;

@@ -44,17 +44,14 @@ absl::Status CheckAddress(const std::string& address) {
 
 }  // namespace
 
-absl::Status CheckRegistration(const Registration& r, const std::string& own_build) {
+absl::Status CheckRegistration(const Registration& r) {
   if (r.protocol_version != kProtocolVersion) {
     return absl::FailedPreconditionError(absl::StrCat("the worker speaks protocol version ", r.protocol_version,
                                                       ", this coordinator ", kProtocolVersion));
   }
-  if (r.build != own_build) {
-    return absl::FailedPreconditionError(absl::StrCat("the worker is build \"", r.build, "\", this coordinator \"",
-                                                      own_build, "\"; run the same build on both"));
-  }
   for (const auto& [field, text, required] :
-       {std::tuple{"address", &r.address, true}, std::tuple{"name", &r.name, false}, std::tuple{"host", &r.host, true},
+       {std::tuple{"address", &r.address, true}, std::tuple{"build", &r.build, true},
+        std::tuple{"name", &r.name, false}, std::tuple{"host", &r.host, true},
         std::tuple{"device.kind", &r.device.kind, true}, std::tuple{"device.name", &r.device.name, false},
         std::tuple{"device.isa", &r.device.isa, false}}) {
     if (absl::Status status = CheckText(field, *text, required); !status.ok()) {

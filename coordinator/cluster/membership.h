@@ -14,8 +14,8 @@
 
 namespace alphecca::coordinator {
 
-// InvalidArgument names the field; FailedPrecondition: another protocol version or build.
-absl::Status CheckRegistration(const Registration& registration, const std::string& own_build);
+// InvalidArgument names the field; FailedPrecondition: another protocol version.
+absl::Status CheckRegistration(const Registration& registration);
 
 // Not thread-safe.
 class Membership {

@@ -158,12 +158,13 @@ bool Generation::TakeTokens(int32_t sample, SequenceEvent& event) {
   return stopped;
 }
 
-void Generation::EndSample(int32_t sample, Finish finish) {
+void Generation::EndSample(int32_t sample, Finish finish, bool at_stop_string) {
   Sample& s = samples_[static_cast<size_t>(sample)];
   SampleText& text = *plan_.texts[static_cast<size_t>(sample)];
   GenerationEvent& pending = Pending(sample);
-  text.End(finish == Finish::kStop, pending.delta);
-  pending.finish = ReasonOf(finish, text.called_tools());
+  const bool by_itself = finish == Finish::kStop && !at_stop_string;
+  text.End(by_itself, pending.delta);
+  pending.finish = ReasonOf(finish, by_itself && text.called_tools());
   s.over = true;
   if (std::all_of(samples_.begin(), samples_.end(), [](const Sample& other) { return other.over; })) {
     // The request's last event: whatever of other samples is still queued goes before it.
@@ -199,12 +200,12 @@ void Generation::OnEvent(int32_t sample, SequenceEvent event) {
     } else if (event.finish == Finish::kCancelled) {
       cancel = Fail(absl::UnavailableError("the group dropped the sequence; retry"));
     } else if (TakeTokens(sample, event)) {
-      EndSample(sample, Finish::kStop);
+      EndSample(sample, Finish::kStop, /*at_stop_string=*/true);
       if (s.opened) {
         cancel.push_back(s.id);
       }
     } else if (event.finish) {
-      EndSample(sample, *event.finish);
+      EndSample(sample, *event.finish, /*at_stop_string=*/false);
     }
   }
   for (const SequenceId id : cancel) {

@@ -99,7 +99,7 @@ class Generation : public SequenceSink, public std::enable_shared_from_this<Gene
   GenerationEvent& Pending(int32_t sample) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // True if the sequence must be cancelled: a stop string was met.
   bool TakeTokens(int32_t sample, SequenceEvent& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void EndSample(int32_t sample, Finish finish) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndSample(int32_t sample, Finish finish, bool at_stop_string) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ends the request with an error; returns the sequences to cancel.
   std::vector<SequenceId> Fail(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<SequenceId> Running() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

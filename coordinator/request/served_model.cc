@@ -10,9 +10,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
+#include "coordinator/request/chat_input.h"
 #include "coordinator/request/text_flow.h"
 #include "model/checkpoint.h"
 #include "model/shard_plan.h"
+#include "text/chat_format.h"
 #include "text/tokenizer.h"
 
 namespace alphecca::coordinator {
@@ -56,8 +58,18 @@ class GemmaModel : public ServedModel {
     ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(options.path));
     ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(*checkpoint, options.tp, options.ep));
     auto result = std::unique_ptr<GemmaModel>(new GemmaModel());
-    ASSIGN_OR_RETURN(result->tokenizer_, text::Tokenizer::Open(options.path));
+    // A checkpoint without a tokenizer file is served by token ids alone.
+    if (auto tokenizer = text::Tokenizer::Open(options.path); tokenizer.ok()) {
+      result->tokenizer_ = *std::move(tokenizer);
+    } else if (!absl::IsNotFound(tokenizer.status())) {
+      return tokenizer.status();
+    }
     const model::ModelConfig& config = checkpoint->config();
+    if (result->tokenizer_ != nullptr) {
+      if (const auto format = text::ChatFormatOf(*result->tokenizer_, config.per_layer_width > 0); format.ok()) {
+        result->format_ = *format;
+      }
+    }
     result->family_ = config.family == model::Family::kGemma3 ? "gemma3" : "gemma4";
     result->limits_.vocabulary = config.vocab;
     result->limits_.context =
@@ -94,25 +106,49 @@ class GemmaModel : public ServedModel {
       CheckIds(*input.ids, limits_.vocabulary, "ids.ids", violations);
     }
     RETURN_IF_ERROR(violations.ToStatus());
+    if (input.text && tokenizer_ == nullptr) {
+      return NoTokenizer();
+    }
     std::vector<int32_t> prompt = input.text ? tokenizer_->EncodeText(*input.text) : *input.ids;
     if (prompt.empty()) {
       return InvalidField(input.text ? "text" : "ids", "it is empty; give at least one token");
     }
-    tokenizer_->PrependBos(prompt);
-    return MakePlan(input.options, std::move(prompt), random,
-                    [this](const ResolvedOptions& o) { return MakeCompletionText(*tokenizer_, o.stop); });
+    if (tokenizer_ != nullptr) {
+      tokenizer_->PrependBos(prompt);
+    }
+    return MakePlan(input.options, std::move(prompt), random, [this](const ResolvedOptions& o) {
+      return tokenizer_ != nullptr ? MakeCompletionText(*tokenizer_, o.stop) : MakeNoText();
+    });
   }
 
-  absl::StatusOr<GenerationPlan> PlanChat(const ChatInput&, uint64_t) const override {
-    return absl::FailedPreconditionError(
-        absl::StrCat("model \"", spec_.name, "\" has no turn tokens, so it cannot chat; Generate works"));
+  absl::StatusOr<GenerationPlan> PlanChat(const ChatInput& input, uint64_t random) const override {
+    if (!format_) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("model \"", spec_.name, "\" has no turn tokens, so it cannot chat; Generate works"));
+    }
+    ASSIGN_OR_RETURN(const text::ChatRequest request, ReadChat(input, *format_));
+    absl::StatusOr<text::RenderedChat> rendered = text::RenderChat(request, *format_);
+    if (!rendered.ok()) {
+      return AsViolation(rendered.status(), "messages");
+    }
+    ASSIGN_OR_RETURN(std::vector<int32_t> prompt, tokenizer_->Encode(rendered->pieces));
+    return MakePlan(input.options, std::move(prompt), random, [&](const ResolvedOptions& o) {
+      return format_ == text::ChatFormat::kGemma3 ? MakeCompletionText(*tokenizer_, o.stop)
+                                                  : MakeChatText(*tokenizer_, o.stop, rendered->starts_in_thought);
+    });
   }
 
   absl::StatusOr<std::vector<int32_t>> Tokenize(const std::string& text) const override {
+    if (tokenizer_ == nullptr) {
+      return NoTokenizer();
+    }
     return tokenizer_->EncodeText(text);
   }
 
   absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& ids) const override {
+    if (tokenizer_ == nullptr) {
+      return NoTokenizer();
+    }
     std::vector<int32_t> known;  // rows beyond the vocabulary have no text
     std::copy_if(ids.begin(), ids.end(), std::back_inserter(known),
                  [this](int32_t id) { return tokenizer_->InRange(id); });
@@ -120,17 +156,22 @@ class GemmaModel : public ServedModel {
   }
 
   std::string TokenText(int32_t id) const override {
-    if (!tokenizer_->InRange(id)) {
+    if (tokenizer_ == nullptr || !tokenizer_->InRange(id)) {
       return "";
     }
     const int32_t one[] = {id};
     return tokenizer_->Decode(one, text::ShowControl::kShow).value_or("");
   }
 
-  bool chat() const override { return false; }
+  bool chat() const override { return format_.has_value(); }
 
  private:
   GemmaModel() = default;
+
+  absl::Status NoTokenizer() const {
+    return absl::FailedPreconditionError(
+        absl::StrCat("model \"", spec_.name, "\" has no tokenizer; Generate takes token ids"));
+  }
 
   absl::StatusOr<GenerationPlan> MakePlan(
       const GenerationOptions& options, std::vector<int32_t> prompt, uint64_t random,
@@ -139,7 +180,7 @@ class GemmaModel : public ServedModel {
     ASSIGN_OR_RETURN(plan.options,
                      ResolveOptions(options, defaults_, limits_, static_cast<int64_t>(prompt.size()), random));
     plan.prompt = std::move(prompt);
-    if (!plan.options.ignore_eos) {
+    if (!plan.options.ignore_eos && tokenizer_ != nullptr) {
       plan.stop_ids = tokenizer_->end_ids();
     }
     for (int i = 0; i < plan.options.n; ++i) {
@@ -148,8 +189,9 @@ class GemmaModel : public ServedModel {
     return plan;
   }
 
-  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::unique_ptr<text::Tokenizer> tokenizer_;  // null: the checkpoint has none
   GenerationDefaults defaults_;
+  std::optional<text::ChatFormat> format_;  // none: it cannot chat
 };
 
 }  // namespace

@@ -78,6 +78,9 @@ class ClusterTest(unittest.TestCase):
     def generate(self, request, timeout=60):
         return Answer(self.stub.Generate(request, timeout=timeout))
 
+    def status(self):
+        return cluster_pb2_grpc.ClusterStub(self.cluster.channel).GetStatus(cluster_pb2.GetStatusRequest(), timeout=10)
+
     def wait_idle(self):
         local_cluster.wait_until("nothing runs or waits", lambda: self.cluster.metric("alphecca_sequences_running") == 0 and
                                  self.cluster.metric("alphecca_sequences_waiting") == 0 and
@@ -178,7 +181,7 @@ class Serving(ClusterTest):
         self.assertGreater(events[-1].usage.completion_tokens, 0)
 
     def test_status_shows_the_group(self):
-        status = cluster_pb2_grpc.ClusterStub(self.cluster.channel).GetStatus(cluster_pb2.GetStatusRequest())
+        status = self.status()
         group = status.models[0].groups[0]
         self.assertEqual((group.state, group.tp, group.ep, len(group.ranks)), ("ready", 2, 2, 2))
         self.assertEqual({w.name for w in status.workers}, {"w0", "w1"})
@@ -301,7 +304,7 @@ class BadInput(ClusterTest):
                 if "chat" in name and error.code() == Code.FAILED_PRECONDITION:
                     continue  # a model without turn tokens says so first
                 self.assertEqual(error.code(), code, error.details())
-                self.assertTrue(error.details())
+                self.assertTrue(error.details() or code == Code.UNIMPLEMENTED)
                 if field is not None:
                     self.assertIn(field, self.fields(error))
         self.assertEqual(self.generate(text_request()), before)
@@ -341,14 +344,13 @@ class Loss(ClusterTest):
         with self.assertRaises(grpc.RpcError) as caught:
             self.generate(text_request())
         self.assertEqual(caught.exception.code(), Code.UNAVAILABLE)
-        status = cluster_pb2_grpc.ClusterStub(self.cluster.channel).GetStatus(cluster_pb2.GetStatusRequest())
-        self.assertIn("1 more", status.models[0].groups[0].message)
+        local_cluster.wait_until("the status says what is missing", lambda: "1 more" in self.status().models[0].groups[0].message, 10)
         self.cluster.start_worker(name)
         self.cluster.wait_ready()
         self.assertEqual(self.generate(text_request()), before)
 
     def test_a_follower_and_then_a_leader(self):
-        status = cluster_pb2_grpc.ClusterStub(self.cluster.channel).GetStatus(cluster_pb2.GetStatusRequest())
+        status = self.status()
         names = {w.worker_id: w.name for w in status.workers}
         ranks = [names[r.worker_id] for r in status.models[0].groups[0].ranks]
         self.lose(ranks[1])

@@ -62,13 +62,16 @@ class Process:
     def kill(self):
         self.process.kill()
         self.process.wait(30)
+        self.process.stdout.close()
 
     def stop(self, seconds=30):
         """SIGTERM; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(seconds)
+            code = self.process.wait(seconds)
+            self.process.stdout.close()
+            return code
         except subprocess.TimeoutExpired:
             self.kill()
             return None

@@ -10,7 +10,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 Candidate On(uint64_t id, const std::string& host, const std::string& kind = "cpu", bool failed = false) {
-  return {.id = WorkerId(id), .host = host, .device_kind = kind, .failed_lately = failed};
+  return {.id = WorkerId(id), .host = host, .kind = kind, .failed_lately = failed};
 }
 
 TEST(ChooseWorkers, OneRankIsSolo) {
@@ -36,7 +36,7 @@ TEST(ChooseWorkers, AcrossHostsUsesFewAndKeepsNeighboursTogether) {
   EXPECT_EQ(c.communicator, "gloo");
 }
 
-TEST(ChooseWorkers, NeverMixesDeviceKinds) {
+TEST(ChooseWorkers, NeverMixesKinds) {
   const Choice c = ChooseWorkers(2, {On(1, "a", "cpu"), On(2, "a", "cuda")});
   EXPECT_THAT(c.workers, IsEmpty());
   EXPECT_EQ(c.available, 1);

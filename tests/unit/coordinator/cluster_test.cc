@@ -179,6 +179,22 @@ TEST_F(ClusterTest, ReplicasAndModelsShareThePool) {
   EXPECT_EQ(workers.size(), 5U);
 }
 
+TEST_F(ClusterTest, AGroupFormsOfOneBuildOnly) {
+  Make({TestModel("m", 2, 2, 1)});
+  Join("a", 1);
+  Registration newer = TestWorker("b", "h", 2);
+  newer.build = "b2";
+  ASSERT_TRUE(cluster_->Join(newer, now_).ok());
+  cluster_->Tick(now_);
+  EXPECT_THAT(effects_.assigned, IsEmpty());
+  EXPECT_THAT(Group().message, HasSubstr("one device kind and build, 1 there"));
+  newer.name = "c";
+  newer.address = "h:3";
+  ASSERT_TRUE(cluster_->Join(newer, now_).ok());
+  cluster_->Tick(now_);
+  EXPECT_EQ(effects_.assigned.size(), 2U);
+}
+
 TEST_F(ClusterTest, RestartedWorkerAtTheSameAddressReplacesItself) {
   MakeReadyPair();
   const auto again = cluster_->Join(TestWorker("b", "h", 2), now_);
@@ -207,6 +223,18 @@ TEST_F(ClusterTest, AReadyShardThatBreaksIsLostAndRetriedSoon) {
   cluster_->Tick(now_);
   EXPECT_EQ(Group().state, GroupState::kLoading);
   EXPECT_EQ(Group().epoch, Epoch(101));
+}
+
+TEST_F(ClusterTest, AFailureThatALostPeerExplainsHasNoBackoff) {
+  MakeReadyPair();
+  ASSERT_TRUE(Report(a_, 100, ShardState::kFailed, "rank 1 is gone").ok());
+  EXPECT_EQ(Group().state, GroupState::kFailed);
+  cluster_->Leave(b_, "its stream ended", now_);
+  EXPECT_EQ(Group().state, GroupState::kWaiting);
+  EXPECT_THAT(Group().message, HasSubstr("b was lost: its stream ended"));
+  Join("c", 3);  // no time has passed
+  EXPECT_EQ(Group().state, GroupState::kLoading);
+  EXPECT_EQ(effects_.assigned[2].worker, a_);  // not held against it
 }
 
 }  // namespace

@@ -73,7 +73,6 @@ inline ModelSpec TestModel(const std::string& name, int tp, int ep, int replicas
 
 inline ClusterOptions TestOptions() {
   ClusterOptions options;
-  options.build = "b1";
   options.first_epoch = Epoch(100);
   options.make_rendezvous = [n = 0]() mutable { return "rendezvous-" + std::to_string(++n); };
   return options;
