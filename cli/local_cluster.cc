@@ -154,7 +154,8 @@ absl::Status LocalCluster::WaitReady(const LocalClusterOptions& options, absl::T
     if (status.ok()) {
       progress.Show(*status);
       ASSIGN_OR_RETURN(const bool ready, Ready(*status, options.model.name));
-      if (ready) {
+      // The group may be ready a moment before the router has its stream.
+      if (const auto model = client_->GetModel(options.model.name); ready && model.ok() && model->ready()) {
         progress.Done();
         return absl::OkStatus();
       }

@@ -67,7 +67,8 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
   app.add_option("--tp", raw.serve.tp,
                  "Tensor parallel degree: ranks that split attention, dense layers and vocabulary")
       ->capture_default_str();
-  app.add_option("--ep", raw.serve.ep, "Expert parallel degree: ranks that split the experts (default: as --tp)");
+  app.add_option("--ep", raw.serve.ep,
+                 "Expert parallel degree: ranks that split the experts (0: as --tp where the model has experts)");
   app.add_option("--replicas", raw.serve.replicas, "Shard groups of each model")->capture_default_str();
   app.add_option("--context", raw.serve.context,
                  "Tokens of one sequence at most, prompt and answer (default: the model's, at most 8192)");
@@ -114,7 +115,6 @@ absl::Status FillModels(const RawFlags& raw, CoordinatorFlags& flags) {
     ServeOptions serve = raw.serve;
     serve.name = model.name;
     serve.path = model.path;
-    serve.ep = serve.ep == 0 ? serve.tp : serve.ep;
     flags.models.push_back(std::move(serve));
   }
   return absl::OkStatus();

@@ -227,7 +227,7 @@ int Run(int argc, char** argv) {
       return 1;
     }
     LogInfo("model {}: {}, context {}, vocabulary {}, tp {}, ep {}, plan {}", options.name, (*model)->spec().checkpoint,
-            (*model)->limits().context, (*model)->limits().vocabulary, options.tp, options.ep,
+            (*model)->limits().context, (*model)->limits().vocabulary, options.tp, (*model)->spec().ep,
             (*model)->spec().plan_hash);
     models.push_back(*std::move(model));
   }

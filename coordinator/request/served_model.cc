@@ -56,7 +56,8 @@ class GemmaModel : public ServedModel {
  public:
   static absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServeOptions& options) {
     ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(options.path));
-    ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(*checkpoint, options.tp, options.ep));
+    const int ep = options.ep > 0 ? options.ep : checkpoint->config().experts > 0 ? options.tp : 1;
+    ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(*checkpoint, options.tp, ep));
     auto result = std::unique_ptr<GemmaModel>(new GemmaModel());
     // A checkpoint without a tokenizer file is served by token ids alone.
     if (auto tokenizer = text::Tokenizer::Open(options.path); tokenizer.ok()) {
@@ -84,7 +85,7 @@ class GemmaModel : public ServedModel {
     spec.checkpoint = options.path;
     spec.revision = checkpoint->Revision();
     spec.tp = options.tp;
-    spec.ep = options.ep;
+    spec.ep = ep;
     spec.replicas = options.replicas;
     spec.weights = options.weights;
     spec.activations = options.activations;

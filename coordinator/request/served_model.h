@@ -93,7 +93,7 @@ struct ServeOptions {
   std::string name;  // empty: from the path
   std::string path;
   int tp = 1;
-  int ep = 0;  // 0: tp
+  int ep = 0;  // 0: tp where the model has experts, else 1
   int replicas = 1;
   int64_t context = 0;  // 0: the model's
   int max_sequences = 64;

@@ -30,7 +30,8 @@ def generate(*args):
 class Generate(unittest.TestCase):
     def test_follows_the_reference_on_trained_models(self):
         for model in ("tiny-dense", "tiny-moe"):
-            golden = json.load(open(os.path.join(ROOT, "models", model, "golden.json")))
+            with open(os.path.join(ROOT, "models", model, "golden.json"), encoding="utf-8") as f:
+                golden = json.load(f)
             prompt = golden["greedy"][0]
             ids, want = prompt["input_ids"], prompt["greedy_ids"]
             for tp in ("1", "2"):
@@ -57,7 +58,7 @@ class Generate(unittest.TestCase):
     def test_wrong_use(self):
         for args, says in ((("--model", "no-such-model", "--prompt", "x"), "tiny-moe"),
                            (("--prompt", "x", "--temperature", "-1"), "temperature"),
-                           (("--prompt", "x", "--tp", "7"), "tp"),
+                           (("--prompt", "x", "--tp", "9"), "coordinator.log"),
                            ((), "--prompt")):
             done = run("generate", *args)
             self.assertNotEqual(done.returncode, 0)

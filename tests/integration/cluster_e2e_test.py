@@ -9,9 +9,9 @@ import sys
 import time
 import unittest
 
-import grpc
+import local_cluster  # before grpc, which it quiets
 
-import local_cluster
+import grpc
 
 parser = argparse.ArgumentParser()
 for flag in ("bin", "model", "proto", "google", "stubs"):

@@ -136,7 +136,7 @@ class HubTest(unittest.TestCase):
             self.assertEqual(f.read(), WEIGHTS)
 
     def test_refuses_a_wrong_checksum(self):
-        for name in ("model.safetensors", "config.json"):
+        for name in ("config.json", "model.safetensors"):
             self.hub.corrupt = name
             run = self.pull()
             self.assertEqual(run.returncode, 1)

@@ -11,8 +11,10 @@ import time
 import urllib.error
 import urllib.request
 
-import grpc
-from grpc_tools import protoc
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its GOAWAY lines are no news when a process is stopped
+
+import grpc  # noqa: E402
+from grpc_tools import protoc  # noqa: E402
 
 
 def make_stubs(proto_folder, google_folder, out):
