@@ -140,7 +140,7 @@ std::string OutputParser::SkipTurnHeader(std::string_view text) {
   if (read.size() < kTurnHeader.size() && kTurnHeader.starts_with(read)) {
     return "";
   }
-  const std::string left(read.starts_with(kTurnHeader) ? read.substr(kTurnHeader.size()) : read);
+  std::string left(read.starts_with(kTurnHeader) ? read.substr(kTurnHeader.size()) : read);
   turn_header_.reset();
   return left;
 }
