@@ -4,6 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <exception>
+#include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -211,7 +214,11 @@ int Main(int argc, char** argv) {
   app.footer(kExamples);
   app.get_formatter()->column_width(32);
   AddOptions(app, flags);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
   InitLog("worker");
   // Before any thread starts: all inherit the mask, and the main thread takes the signals when it looks for them.
   sigset_t signals;
@@ -232,5 +239,10 @@ int Main(int argc, char** argv) {
 }  // namespace alphecca::worker
 
 int main(int argc, char** argv) {
-  return alphecca::worker::Main(argc, argv);
+  try {
+    return alphecca::worker::Main(argc, argv);
+  } catch (const std::exception& e) {
+    std::fputs(e.what(), stderr);
+    return 1;
+  }
 }

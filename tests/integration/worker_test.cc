@@ -472,6 +472,9 @@ TEST(WorkerFlags, BadOnesAreNamed) {
   EXPECT_EQ(WorkerProcess({"--listen", "nonsense"}).Wait(), 2);
   EXPECT_EQ(WorkerProcess({"--kernels", "gpu"}).Wait(), 2);
   EXPECT_EQ(WorkerProcess({"--coordinator", "nowhere"}).Wait(), 2);
+  EXPECT_EQ(WorkerProcess({"--no-such-flag"}).Wait(), 2);
+  EXPECT_EQ(WorkerProcess({"--threads", "many"}).Wait(), 2);
+  EXPECT_EQ(WorkerProcess({"--help"}).Wait(), 0);
 }
 
 }  // namespace

@@ -19,10 +19,6 @@ std::shared_ptr<FollowerHub> MakeHub(const ShardAssignment& a, std::function<voi
   return a.leads() && a.size() > 1 ? std::make_shared<FollowerHub>(a.size(), std::move(on_lost)) : nullptr;
 }
 
-std::unique_ptr<FollowerClient> MakeClient(const ShardAssignment& a) {
-  return a.leads() ? nullptr : std::make_unique<FollowerClient>(a.peers[0], a.epoch, a.rank, a.rendezvous);
-}
-
 }  // namespace
 
 ShardHost::ShardHost(ShardAssignment assignment, const DeviceOptions& device, ShardDirectory& directory,
@@ -33,9 +29,13 @@ ShardHost::ShardHost(ShardAssignment assignment, const DeviceOptions& device, Sh
       metrics_(metrics),
       report_(std::move(report)),
       board_(assignment_.leads() ? std::make_shared<ExchangeBoard>(assignment_.size()) : nullptr),
-      hub_(MakeHub(assignment_, [this](const absl::Status& why) { Fail(why); })),
-      client_(MakeClient(assignment_)),
-      thread_([this] { Main(); }) {}
+      hub_(MakeHub(assignment_, [this](const absl::Status& why) { Fail(why); })) {
+  if (!assignment_.leads()) {
+    client_ = std::make_unique<FollowerClient>(assignment_.peers[0], assignment_.epoch, assignment_.rank,
+                                               assignment_.rendezvous);
+  }
+  thread_ = std::thread([this] { Main(); });  // when all else is there
+}
 
 ShardHost::~ShardHost() {
   Stop("the worker drops the shard");

@@ -64,7 +64,7 @@ class ShardHost {
   const ReportFn report_;
   const std::shared_ptr<ExchangeBoard> board_;     // leader
   const std::shared_ptr<FollowerHub> hub_;         // leader of several
-  const std::unique_ptr<FollowerClient> client_;   // follower
+  std::unique_ptr<FollowerClient> client_;         // follower; set by the constructor
   absl::Time progress_at_ = absl::InfinitePast();  // the host's thread
 
   mutable absl::Mutex mutex_;
