@@ -23,10 +23,17 @@ up: build ## Start a local cluster, answer a prompt, stay up: make up [MODEL=dir
 test: build sanitize ## Build and run every test, the sanitizer builds included
 	@ctest --preset $(PRESET) -j $(JOBS)
 
-sanitize: deps ## Unit and property tests under ASan+UBSan and under TSan
-	@for preset in asan tsan; do \
-	  { [ -f build/$$preset/build.ninja ] || cmake --preset $$preset >/dev/null; } && \
-	  ninja -C build/$$preset -j $(JOBS) && ctest --preset $$preset -j $(JOBS) || exit 1; done
+# What has threads of its own: ThreadSanitizer has nothing to say of the rest.
+TSAN_TESTS := kernels_cpu_pool_test comm_shm_test worker_engine_test worker_engine_stress_test worker_local_group_test \
+  coordinator_cluster_test coordinator_routing_test coordinator_request_test
+
+sanitize: deps ## Unit tests and fuzz replays under ASan+UBSan; all that has threads under TSan
+	@[ -f build/asan/build.ninja ] || cmake --preset asan >/dev/null
+	@ninja -C build/asan -j $(JOBS)
+	@ctest --preset asan -j $(JOBS) -L 'unit|fuzz'
+	@[ -f build/tsan/build.ninja ] || cmake --preset tsan >/dev/null
+	@ninja -C build/tsan -j $(JOBS) $(TSAN_TESTS)
+	@ctest --preset tsan -j $(JOBS) -R '^($(subst $(empty) $(empty),|,$(TSAN_TESTS)))$$'
 
 lint: deps ## Format, includes, shell and clang-tidy (files changed since the merge base)
 	@tools/check.sh
