@@ -11,7 +11,7 @@ std::string CodeName(absl::StatusCode code) {
 CoordinatorMetrics::CoordinatorMetrics(MetricsRegistry& registry) : registry_(registry) {}
 
 CoordinatorMetrics::Model& CoordinatorMetrics::ForModel(const std::string& model) {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   const auto it = models_.find(model);
   if (it != models_.end()) {
     return it->second;

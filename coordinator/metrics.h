@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
+#include "common/mutex.h"
 #include "coordinator/cluster/types.h"
 #include "coordinator/routing/router.h"
 
@@ -40,7 +40,7 @@ class CoordinatorMetrics {
 
  private:
   MetricsRegistry& registry_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::map<std::string, Model> models_ ABSL_GUARDED_BY(mutex_);
 };
 

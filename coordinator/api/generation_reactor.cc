@@ -20,7 +20,7 @@ void GenerationReactor::Run(absl::StatusOr<PreparedGeneration> prepared) {
   const std::shared_ptr<Generation> generation = prepared->generation;
   bool cancelled = false;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     cancelled = cancelled_;
     prepared_ = *std::move(prepared);
   }
@@ -33,7 +33,7 @@ void GenerationReactor::Run(absl::StatusOr<PreparedGeneration> prepared) {
 }
 
 bool GenerationReactor::cancelled() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   return cancelled_;
 }
 
@@ -41,7 +41,7 @@ void GenerationReactor::Pump() {
   std::shared_ptr<Generation> generation;
   const std::function<grpc::ByteBuffer(GenerationEvent)>* serialize = nullptr;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     if (finished_ || !prepared_) {
       return;
     }
@@ -62,7 +62,7 @@ void GenerationReactor::Pump() {
     }
     const std::optional<absl::Status> over = generation->Finished();
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (!over && !cancelled_ && std::exchange(again_, false)) {
         continue;
       }
@@ -79,7 +79,7 @@ void GenerationReactor::Pump() {
 void GenerationReactor::OnWriteDone(bool ok) {
   bool cancelled = false;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     writing_ = false;
     cancelled = cancelled_ || !ok;
   }
@@ -94,7 +94,7 @@ void GenerationReactor::OnCancel() {
   std::shared_ptr<Generation> generation;
   bool writing = false;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     cancelled_ = true;
     writing = writing_;
     if (prepared_) {
@@ -113,7 +113,7 @@ void GenerationReactor::OnCancel() {
 void GenerationReactor::End(const absl::Status& status) {
   std::shared_ptr<Generation> generation;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     if (finished_ || writing_) {
       return;  // after the write, OnWriteDone comes here
     }
@@ -133,7 +133,7 @@ void GenerationReactor::OnDone() {
   absl::Status status;
   std::optional<PreparedGeneration> prepared;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     status = cancelled_ && final_.ok() ? absl::CancelledError("the client cancelled") : final_;
     prepared = std::move(prepared_);
     prepared_.reset();

@@ -11,8 +11,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/mutex.h"
 #include "coordinator/request/generation.h"
 #include "coordinator/routing/admission.h"
 
@@ -51,7 +51,7 @@ class GenerationReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer
   std::shared_ptr<GenerationReactor> self_;  // until OnDone
   grpc::ByteBuffer writing_bytes_;           // the writer's while writing_
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::optional<PreparedGeneration> prepared_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;  // a write is in flight, or a thread looks for one
   bool again_ ABSL_GUARDED_BY(mutex_) = false;    // something came while writing_

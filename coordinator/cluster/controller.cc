@@ -13,7 +13,7 @@ absl::StatusOr<WorkerId> ClusterController::Join(const Registration& registratio
                                                  absl::Time now) {
   absl::StatusOr<WorkerId> id;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     id = cluster_.Join(registration, now);
     if (id.ok()) {
       links_[*id] = link;
@@ -32,14 +32,14 @@ absl::StatusOr<WorkerId> ClusterController::Join(const Registration& registratio
 }
 
 absl::Status ClusterController::Heartbeat(WorkerId worker, uint64_t sequence, absl::Time now) {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   return cluster_.Heartbeat(worker, sequence, now);
 }
 
 absl::Status ClusterController::Report(WorkerId worker, const ShardReport& report, absl::Time now) {
   absl::Status status;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     status = cluster_.Report(worker, report, now);
   }
   if (status.ok() && report.state == ShardState::kFailed) {
@@ -52,7 +52,7 @@ absl::Status ClusterController::Report(WorkerId worker, const ShardReport& repor
 void ClusterController::Leave(WorkerId worker, const std::string& why, absl::Time now) {
   bool was_there = false;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     was_there = links_.erase(worker) > 0;
     cluster_.Leave(worker, why, now);
   }
@@ -64,14 +64,14 @@ void ClusterController::Leave(WorkerId worker, const std::string& why, absl::Tim
 
 void ClusterController::Tick(absl::Time now) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     cluster_.Tick(now);
   }
   RunEffects();
 }
 
 ClusterView ClusterController::View() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   return cluster_.View();
 }
 
@@ -117,7 +117,7 @@ void ClusterController::GroupLost(GroupId group, Epoch epoch, const std::string&
 }
 
 void ClusterController::RunEffects() {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   if (running_effects_) {
     return;  // the thread that runs them takes ours too
   }

@@ -12,8 +12,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/mutex.h"
 #include "coordinator/cluster/cluster.h"
 
 namespace alphecca::coordinator {
@@ -65,7 +65,7 @@ class ClusterController : private ClusterEffects {
   void RunEffects() ABSL_LOCKS_EXCLUDED(mutex_);
 
   GroupListener& groups_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<std::function<void()>> effects_ ABSL_GUARDED_BY(mutex_);
   bool running_effects_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<WorkerId, std::shared_ptr<WorkerLink>> links_ ABSL_GUARDED_BY(mutex_);

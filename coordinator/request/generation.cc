@@ -27,7 +27,7 @@ FinishReason ReasonOf(Finish finish, bool called_tools) {
 Generation::Generation(GenerationPlan plan, std::shared_ptr<GroupClient> group, SequenceId first_id,
                        std::function<void()> wake)
     : plan_(std::move(plan)), group_(std::move(group)), wake_(std::move(wake)) {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   samples_.resize(static_cast<size_t>(plan_.options.n));
   for (size_t i = 0; i < samples_.size(); ++i) {
     samples_[i].id = SequenceId(first_id.value + i);
@@ -39,7 +39,7 @@ void Generation::Start() {
   for (int32_t sample = 0; sample < o.n; ++sample) {
     SequenceSpec spec;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (cancelled_ || !error_.ok()) {
         break;
       }
@@ -69,7 +69,7 @@ void Generation::Start() {
     // A cancel that came while the group did not know the sequence yet was lost: say it again.
     bool again = false;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       again = (cancelled_ || !error_.ok()) && samples_[static_cast<size_t>(sample)].opened;
     }
     if (again) {
@@ -91,7 +91,7 @@ std::vector<SequenceId> Generation::Running() {
 void Generation::Cancel() {
   std::vector<SequenceId> running;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     if (cancelled_) {
       return;
     }
@@ -183,7 +183,7 @@ void Generation::EndSample(int32_t sample, Finish finish, bool at_stop_string) {
 void Generation::OnEvent(int32_t sample, SequenceEvent event) {
   std::vector<SequenceId> cancel;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     if (sample < 0 || sample >= plan_.options.n) {
       return;
     }
@@ -219,7 +219,7 @@ std::optional<GenerationEvent> Generation::Next() {
   SequenceId credit_id;
   int32_t credit = 0;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     if (writing_) {
       Sample& s = samples_[static_cast<size_t>(writing_->first)];
       s.uncredited += writing_->second;
@@ -245,7 +245,7 @@ std::optional<GenerationEvent> Generation::Next() {
 }
 
 std::optional<absl::Status> Generation::Finished() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   if (cancelled_) {
     return absl::CancelledError("the client cancelled");
   }
@@ -257,7 +257,7 @@ std::optional<absl::Status> Generation::Finished() const {
 }
 
 TokenUsage Generation::usage() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   TokenUsage usage;
   usage.prompt_tokens = static_cast<int32_t>(plan_.prompt.size());
   usage.cached_tokens = cached_tokens_;
@@ -268,7 +268,7 @@ TokenUsage Generation::usage() const {
 }
 
 GenerationTimes Generation::times() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   GenerationTimes times;
   for (const Sample& s : samples_) {
     if (s.tokens == 0) {

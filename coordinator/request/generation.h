@@ -15,8 +15,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/mutex.h"
 #include "coordinator/request/options.h"
 #include "coordinator/request/sample_text.h"
 #include "coordinator/routing/group_client.h"
@@ -108,7 +108,7 @@ class Generation : public SequenceSink, public std::enable_shared_from_this<Gene
   const std::shared_ptr<GroupClient> group_;
   const std::function<void()> wake_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<Sample> samples_ ABSL_GUARDED_BY(mutex_);
   std::deque<std::unique_ptr<GenerationEvent>> queue_ ABSL_GUARDED_BY(mutex_);  // at most one a sample
   bool any_given_ ABSL_GUARDED_BY(mutex_) = false;

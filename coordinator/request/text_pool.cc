@@ -12,20 +12,24 @@ TextPool::TextPool(int threads, size_t max_queued) : max_queued_(max_queued) {
 
 TextPool::~TextPool() {
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     stop_ = true;
   }
+  wake_.NotifyAll();
   for (std::thread& thread : threads_) {
     thread.join();
   }
 }
 
 bool TextPool::TryRun(std::function<void()> work) {
-  const absl::MutexLock lock(&mutex_);
-  if (queue_.size() >= max_queued_ || stop_) {
-    return false;
+  {
+    const MutexLock lock(mutex_);
+    if (queue_.size() >= max_queued_ || stop_) {
+      return false;
+    }
+    queue_.push_back(std::move(work));
   }
-  queue_.push_back(std::move(work));
+  wake_.NotifyOne();
   return true;
 }
 
@@ -33,9 +37,10 @@ void TextPool::Loop() {
   while (true) {
     std::function<void()> work;
     {
-      const absl::MutexLock lock(&mutex_);
-      const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_ || !queue_.empty(); };
-      mutex_.Await(absl::Condition(&ready));
+      const MutexLock lock(mutex_);
+      while (!stop_ && queue_.empty()) {
+        wake_.Wait(mutex_);
+      }
       if (queue_.empty()) {
         return;
       }

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 
 namespace alphecca::coordinator {
 
@@ -26,7 +26,8 @@ class TextPool {
   void Loop() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const size_t max_queued_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
+  CondVar wake_;  // work came, or the end
   std::deque<std::function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;

@@ -29,7 +29,7 @@ Admission::Ticket::~Ticket() {
 }
 
 absl::StatusOr<Admission::Ticket> Admission::Admit(const std::string& tenant, int sequences, int64_t bytes) {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   if (draining_) {
     return absl::UnavailableError("this coordinator is shutting down; retry elsewhere");
   }
@@ -54,7 +54,7 @@ absl::StatusOr<Admission::Ticket> Admission::Admit(const std::string& tenant, in
 }
 
 void Admission::GiveBack(const std::string& tenant, int sequences, int64_t bytes) {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   open_ -= sequences;
   bytes_ -= bytes;
   if (const auto it = by_tenant_.find(tenant); it != by_tenant_.end() && (it->second -= sequences) <= 0) {
@@ -63,12 +63,12 @@ void Admission::GiveBack(const std::string& tenant, int sequences, int64_t bytes
 }
 
 void Admission::Drain() {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   draining_ = true;
 }
 
 int Admission::open_sequences() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   return open_;
 }
 

@@ -8,8 +8,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/mutex.h"
 
 namespace alphecca::coordinator {
 
@@ -52,7 +52,7 @@ class Admission {
   void GiveBack(const std::string& tenant, int sequences, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
 
   const AdmissionOptions options_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   int open_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -7,13 +7,13 @@
 namespace alphecca::coordinator {
 
 void Router::Add(const std::string& model, GroupId group, std::shared_ptr<GroupClient> client) {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   groups_[model].insert_or_assign(group, std::move(client));
 }
 
 void Router::Remove(const std::string& model, GroupId group) {
   std::shared_ptr<GroupClient> last;  // outlives the lock: its destructor is not ours to run under it
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   const auto it = groups_.find(model);
   if (it == groups_.end()) {
     return;
@@ -25,7 +25,7 @@ void Router::Remove(const std::string& model, GroupId group) {
 }
 
 absl::StatusOr<std::shared_ptr<GroupClient>> Router::Pick(const std::string& model) const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   std::shared_ptr<GroupClient> best;
   int32_t best_open = 0;
   if (const auto it = groups_.find(model); it != groups_.end()) {
@@ -48,7 +48,7 @@ absl::StatusOr<std::shared_ptr<GroupClient>> Router::Pick(const std::string& mod
 }
 
 std::shared_ptr<GroupClient> Router::Find(const std::string& model, GroupId group) const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   const auto it = groups_.find(model);
   if (it == groups_.end()) {
     return nullptr;
@@ -58,7 +58,7 @@ std::shared_ptr<GroupClient> Router::Find(const std::string& model, GroupId grou
 }
 
 std::vector<std::shared_ptr<GroupClient>> Router::All() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   std::vector<std::shared_ptr<GroupClient>> all;
   for (const auto& [model, groups] : groups_) {
     for (const auto& [id, client] : groups) {

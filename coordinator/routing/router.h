@@ -9,8 +9,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "common/ids.h"
+#include "common/mutex.h"
 #include "coordinator/routing/group_client.h"
 
 namespace alphecca::coordinator {
@@ -30,7 +30,7 @@ class Router {
   std::vector<std::shared_ptr<GroupClient>> All() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::map<std::string, std::map<GroupId, std::shared_ptr<GroupClient>>> groups_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "common/log.h"
+#include "common/mutex.h"
 #include "coordinator/rpc/convert.h"
 
 namespace alphecca::coordinator {
@@ -54,7 +54,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
     bool finish_now = false;
     bool cancel = false;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (final_.has_value()) {
         return;
       }
@@ -94,7 +94,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
     bool more = false;
     std::optional<absl::Status> final_status;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       more = ok && !final_ && !outgoing_.empty();
       if (more) {
         writing_message_ = std::move(outgoing_.front());
@@ -113,7 +113,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
 
   void OnDone() override {
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       done_ = true;
     }
     if (worker_) {
@@ -158,7 +158,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
   void Send(v1::CoordinatorMessage message) {
     bool overflow = false;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (final_) {
         return;
       }
@@ -187,7 +187,7 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
   v1::CoordinatorMessage writing_message_;  // the writer's while writing_
   std::shared_ptr<JoinReactor> self_;       // until OnDone
 
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::deque<v1::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;

@@ -10,7 +10,7 @@ void GroupConnections::GroupReady(GroupId group, Epoch epoch, const std::string&
   auto client = std::make_shared<GrpcGroupClient>(GroupEndpoint{leader_address, epoch, fingerprint});
   std::shared_ptr<GrpcGroupClient> before;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     before = std::exchange(clients_[group], client);
   }
   router_.Add(model, group, client);
@@ -22,7 +22,7 @@ void GroupConnections::GroupReady(GroupId group, Epoch epoch, const std::string&
 void GroupConnections::GroupLost(GroupId group, Epoch epoch, const std::string& model, const absl::Status& why) {
   std::shared_ptr<GrpcGroupClient> client;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     const auto it = clients_.find(group);
     if (it == clients_.end() || it->second->epoch() != epoch) {
       return;
@@ -37,7 +37,7 @@ void GroupConnections::GroupLost(GroupId group, Epoch epoch, const std::string& 
 void GroupConnections::Tick(absl::Time now) {
   std::vector<std::shared_ptr<GrpcGroupClient>> all;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     for (const auto& [group, client] : clients_) {
       all.push_back(client);
     }
@@ -50,7 +50,7 @@ void GroupConnections::Tick(absl::Time now) {
 void GroupConnections::CloseAll(const absl::Status& why) {
   std::map<GroupId, std::shared_ptr<GrpcGroupClient>> all;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     all.swap(clients_);
   }
   for (const auto& [group, client] : all) {

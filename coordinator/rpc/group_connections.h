@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "common/mutex.h"
 #include "coordinator/cluster/controller.h"
 #include "coordinator/routing/router.h"
 #include "coordinator/rpc/grpc_group_client.h"
@@ -29,7 +29,7 @@ class GroupConnections : public GroupListener {
 
  private:
   Router& router_;
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::map<GroupId, std::shared_ptr<GrpcGroupClient>> clients_ ABSL_GUARDED_BY(mutex_);
 };
 

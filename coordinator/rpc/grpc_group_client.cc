@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "alphecca/v1/engine.grpc.pb.h"
 #include "common/log.h"
+#include "common/mutex.h"
 #include "coordinator/cluster/clock.h"
 #include "coordinator/rpc/convert.h"
 
@@ -57,7 +58,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
     v1::EngineCommand command;
     *command.mutable_open() = ToProto(spec, absl::Now());
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (closed_ || !welcomed_) {
         return absl::UnavailableError(absl::StrCat("the group led by ", endpoint_.address, " is not connected; retry"));
       }
@@ -69,7 +70,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
 
   void Cancel(SequenceId id) {
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (!sinks_.contains(id)) {
         return;
       }
@@ -81,7 +82,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
 
   void Credit(SequenceId id, int32_t tokens) {
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (!sinks_.contains(id)) {
         return;
       }
@@ -93,17 +94,17 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   }
 
   GroupLoad load() const {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     return {.open = static_cast<int32_t>(sinks_.size()), .running = running_, .waiting = waiting_};
   }
 
   bool connected() const {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     return welcomed_ && !closed_;
   }
 
   bool closed() const {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     return closed_;
   }
 
@@ -119,7 +120,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
       return;
     }
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (incoming_.has_welcome()) {
         welcomed_ = true;
       }
@@ -137,7 +138,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
     bool drop_hold = false;
     bool more = false;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       more = ok && !closed_ && !outgoing_.empty();
       if (more) {
         writing_message_ = std::move(outgoing_.front());
@@ -171,7 +172,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   // At most one write is in flight. Whoever sets writing_ starts it, after the lock; the hold stays until it is done.
   void Send(v1::EngineCommand command) {
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       if (closed_) {
         return;
       }
@@ -188,7 +189,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   void Deliver(SequenceId id, SequenceEvent event) {
     Target target;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       const auto it = sinks_.find(id);
       if (it == sinks_.end()) {
         return;  // cancelled and forgotten, or never ours
@@ -205,7 +206,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
     std::unordered_map<SequenceId, Target, IdHash> orphans;
     bool drop_hold = false;
     {
-      const absl::MutexLock lock(&mutex_);
+      const MutexLock lock(mutex_);
       closed_ = true;
       orphans.swap(sinks_);
       outgoing_.clear();
@@ -234,7 +235,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   v1::EngineCommand writing_message_;  // the writer's while writing_
   std::shared_ptr<Stream> self_;       // until OnDone
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::unordered_map<SequenceId, Target, IdHash> sinks_ ABSL_GUARDED_BY(mutex_);
   std::deque<v1::EngineCommand> outgoing_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
@@ -254,7 +255,7 @@ GrpcGroupClient::~GrpcGroupClient() {
 }
 
 std::shared_ptr<GrpcGroupClient::Stream> GrpcGroupClient::stream() const {
-  const absl::MutexLock lock(&mutex_);
+  const MutexLock lock(mutex_);
   return stream_;
 }
 
@@ -290,7 +291,7 @@ bool GrpcGroupClient::connected() const {
 
 void GrpcGroupClient::Tick(absl::Time now) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     if (closed_ || now < retry_at_ || (stream_ != nullptr && !stream_->closed())) {
       return;
     }
@@ -299,7 +300,7 @@ void GrpcGroupClient::Tick(absl::Time now) {
   std::shared_ptr<Stream> fresh = Stream::Start(endpoint_);
   bool too_late = false;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     too_late = closed_;
     if (!too_late) {
       stream_ = fresh;
@@ -313,7 +314,7 @@ void GrpcGroupClient::Tick(absl::Time now) {
 void GrpcGroupClient::Close(const absl::Status& why) {
   std::shared_ptr<Stream> last;
   {
-    const absl::MutexLock lock(&mutex_);
+    const MutexLock lock(mutex_);
     closed_ = true;
     last = std::move(stream_);
     stream_ = nullptr;

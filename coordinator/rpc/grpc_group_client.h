@@ -6,9 +6,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "common/mutex.h"
 #include "coordinator/routing/group_client.h"
 
 namespace alphecca::coordinator {
@@ -44,7 +44,7 @@ class GrpcGroupClient : public GroupClient {
   std::shared_ptr<Stream> stream() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   const GroupEndpoint endpoint_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mutex_);
   absl::Time retry_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;

@@ -1,4 +1,5 @@
 #include "coordinator/cluster/controller.h"
+#include "common/mutex.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,25 +20,25 @@ class RecordingLink : public WorkerLink {
   void Registered(WorkerId worker) override { Say("registered " + std::to_string(worker.value)); }
   void Assign(const Assignment& a) override {
     Say("assign " + std::to_string(a.epoch.value));
-    const absl::MutexLock lock(&mutex);
+    const MutexLock lock(mutex);
     epoch = a.epoch;
   }
   void Release(Epoch e, const std::string&) override { Say("release " + std::to_string(e.value)); }
   void Close(const absl::Status& why) override { Say("close " + absl::StatusCodeToString(why.code())); }
   void Say(const std::string& line) {
-    const absl::MutexLock lock(&mutex);
+    const MutexLock lock(mutex);
     lines.push_back(line);
   }
   std::vector<std::string> Lines() {
-    const absl::MutexLock lock(&mutex);
+    const MutexLock lock(mutex);
     return lines;
   }
   Epoch LastEpoch() {
-    const absl::MutexLock lock(&mutex);
+    const MutexLock lock(mutex);
     return epoch;
   }
 
-  absl::Mutex mutex;
+  Mutex mutex;
   std::vector<std::string> lines;
   Epoch epoch;
 };
@@ -46,17 +47,17 @@ class RecordingLink : public WorkerLink {
 class TurnTaking : public GroupListener {
  public:
   void GroupReady(GroupId group, Epoch epoch, const std::string&, const std::string&, const std::string&) override {
-    const absl::MutexLock lock(&mutex);
+    const MutexLock lock(mutex);
     EXPECT_EQ(ready.count(group), 0U) << "ready twice";
     ready[group] = epoch;
     ++readies;
   }
   void GroupLost(GroupId group, Epoch epoch, const std::string&, const absl::Status&) override {
-    const absl::MutexLock lock(&mutex);
+    const MutexLock lock(mutex);
     EXPECT_EQ(ready[group], epoch) << "lost, but was not ready";
     ready.erase(group);
   }
-  absl::Mutex mutex;
+  Mutex mutex;
   std::map<GroupId, Epoch> ready;
   int readies = 0;
 };

@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include "fake_group_client.h"
 
 namespace alphecca::coordinator {
@@ -33,6 +36,8 @@ class LetterText : public SampleText {
 
 class GenerationTest : public ::testing::Test {
  protected:
+  // The fake keeps the sinks of sequences that never ended, as no real group does.
+  void TearDown() override { group_->opened.clear(); }
   void Make(int n, int window = 4096) {
     GenerationPlan plan;
     plan.options.n = n;
@@ -267,6 +272,46 @@ TEST_F(GenerationTest, MeasuresTokens) {
   group_->Tokens(0, {1});
   EXPECT_EQ(generation_->times().per_token.size(), 1U);
   EXPECT_EQ(generation_->usage().completion_tokens, 2);
+}
+
+TEST_F(GenerationTest, EventsReadsAndACancelFromThreeThreads) {
+  for (int round = 0; round < 50; ++round) {
+    group_ = std::make_shared<FakeGroupClient>();
+    GenerationPlan plan;
+    plan.options.n = 2;
+    plan.prompt = {1};
+    for (int i = 0; i < 2; ++i) {
+      plan.texts.push_back(std::make_unique<LetterText>());
+    }
+    std::atomic<int> wakes{0};
+    generation_ = std::make_shared<Generation>(std::move(plan), group_, SequenceId(1), [&] { ++wakes; });
+    generation_->Start();
+    std::thread engine([&] {
+      for (int i = 0; i < 100; ++i) {
+        group_->Tokens(static_cast<size_t>(i % 2), {i % 7});
+      }
+      group_->End(0, Finish::kStop);
+      group_->End(1, Finish::kLength);
+    });
+    std::thread client([&] {
+      size_t tokens = 0;
+      while (!generation_->Finished()) {
+        while (const auto event = generation_->Next()) {
+          tokens += event->ids.size();
+        }
+      }
+      EXPECT_LE(tokens, 100U);
+      if (generation_->Finished()->ok()) {
+        EXPECT_EQ(tokens, 100U);
+      }
+    });
+    if (round % 2 == 0) {
+      generation_->Cancel();
+    }
+    engine.join();
+    client.join();
+    group_->opened.clear();
+  }
 }
 
 }  // namespace
