@@ -244,5 +244,10 @@ int Run(int argc, char** argv) {
 }  // namespace alphecca::coordinator
 
 int main(int argc, char** argv) {
-  return alphecca::coordinator::Run(argc, argv);
+  try {
+    return alphecca::coordinator::Run(argc, argv);
+  } catch (const std::exception& e) {  // of libraries: out of memory, no more threads
+    std::fprintf(stderr, "alphecca-coordinator: %s\n", e.what());
+    return 1;
+  }
 }

@@ -14,6 +14,7 @@ std::vector<std::vector<Candidate>> ByHost(const std::vector<Candidate>& candida
     hosts[c.host].push_back(c);
   }
   std::vector<std::vector<Candidate>> result;
+  result.reserve(hosts.size());
   for (auto& [host, members] : hosts) {
     result.push_back(std::move(members));
   }

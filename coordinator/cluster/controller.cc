@@ -9,8 +9,8 @@ namespace alphecca::coordinator {
 ClusterController::ClusterController(ClusterOptions options, std::vector<ModelSpec> models, GroupListener& groups)
     : groups_(groups), cluster_(std::move(options), std::move(models), *this) {}
 
-absl::StatusOr<WorkerId> ClusterController::Join(const Registration& registration, std::shared_ptr<WorkerLink> link,
-                                                 absl::Time now) {
+absl::StatusOr<WorkerId> ClusterController::Join(const Registration& registration,
+                                                 const std::shared_ptr<WorkerLink>& link, absl::Time now) {
   absl::StatusOr<WorkerId> id;
   {
     const MutexLock lock(mutex_);

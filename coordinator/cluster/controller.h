@@ -43,8 +43,8 @@ class ClusterController : private ClusterEffects {
   ClusterController(ClusterOptions options, std::vector<ModelSpec> models, GroupListener& groups);
 
   // As Cluster's. Before any other message the link gets Registered.
-  absl::StatusOr<WorkerId> Join(const Registration& registration, std::shared_ptr<WorkerLink> link, absl::Time now)
-      ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<WorkerId> Join(const Registration& registration, const std::shared_ptr<WorkerLink>& link,
+                                absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Heartbeat(WorkerId worker, uint64_t sequence, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Report(WorkerId worker, const ShardReport& report, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
   void Leave(WorkerId worker, const std::string& why, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);

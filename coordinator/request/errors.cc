@@ -82,7 +82,7 @@ std::vector<FieldViolation> ViolationsOf(const absl::Status& status) {
   return list;
 }
 
-absl::Status RetryLater(std::string message, absl::Duration delay) {
+absl::Status RetryLater(const std::string& message, absl::Duration delay) {
   absl::Status status = absl::ResourceExhaustedError(message);
   status.SetPayload(kRetry, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(delay))));
   return status;

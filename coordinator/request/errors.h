@@ -35,7 +35,7 @@ absl::Status InvalidField(std::string field, std::string description);
 std::vector<FieldViolation> ViolationsOf(const absl::Status& status);
 
 // ResourceExhausted with a delay.
-absl::Status RetryLater(std::string message, absl::Duration delay);
+absl::Status RetryLater(const std::string& message, absl::Duration delay);
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
 }  // namespace alphecca::coordinator

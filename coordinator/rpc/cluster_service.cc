@@ -136,11 +136,11 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
     }
     switch (message.message_case()) {
       case v1::WorkerMessage::kHeartbeat: {
-        const absl::Status status = controller_.Heartbeat(*worker_, message.heartbeat().sequence(), SteadyNow());
+        absl::Status status = controller_.Heartbeat(*worker_, message.heartbeat().sequence(), SteadyNow());
         return absl::IsFailedPrecondition(status) ? absl::OkStatus() : status;
       }
       case v1::WorkerMessage::kState: {
-        const absl::Status status = controller_.Report(*worker_, FromProto(message.state()), SteadyNow());
+        absl::Status status = controller_.Report(*worker_, FromProto(message.state()), SteadyNow());
         if (absl::IsFailedPrecondition(status)) {  // a late message: normal after a release
           LogDebug("worker {}: {}", worker_->value, std::string(status.message()));
           return absl::OkStatus();

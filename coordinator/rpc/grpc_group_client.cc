@@ -54,7 +54,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   explicit Stream(const GroupEndpoint& endpoint)
       : endpoint_(endpoint), stub_(v1::Engine::NewStub(MakeChannel(endpoint.address))) {}
 
-  absl::Status Open(SequenceSpec spec, std::shared_ptr<SequenceSink> sink) {
+  absl::Status Open(const SequenceSpec& spec, std::shared_ptr<SequenceSink> sink) {
     v1::EngineCommand command;
     *command.mutable_open() = ToProto(spec, absl::Now());
     {
@@ -264,7 +264,7 @@ absl::Status GrpcGroupClient::Open(SequenceSpec spec, std::shared_ptr<SequenceSi
   if (s == nullptr) {
     return absl::UnavailableError(absl::StrCat("the group led by ", endpoint_.address, " is gone; retry"));
   }
-  return s->Open(std::move(spec), std::move(sink));
+  return s->Open(spec, std::move(sink));
 }
 
 void GrpcGroupClient::Cancel(SequenceId id) {
