@@ -136,38 +136,15 @@ LocalClusterOptions ClusterOptions(const verify::GoldenCase& golden, const verif
   return cluster;
 }
 
-bool Quantised(const model::Checkpoint& checkpoint) {
-  const auto& config = checkpoint.config();
-  for (int layer = 0; layer < static_cast<int>(config.layers.size()); ++layer) {
-    const absl::StatusOr<kernels::HostTensor> q = checkpoint.Find(model::TensorKind::kQ, layer);
-    if (q.ok() && kernels::Info(q->type).block_elements > 1) {
-      return true;
-    }
-  }
-  return false;
-}
-
 }  // namespace
 
 absl::StatusOr<verify::VerifyReport> VerifyInProcesses(const std::string& directory,
                                                        const verify::VerifyOptions& options) {
   ASSIGN_OR_RETURN(const verify::GoldenCase golden, verify::ReadGoldenCase(directory));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(golden.checkpoint));
-  if (golden.gguf && options.widen_weights) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(golden.name, ": a GGUF file keeps its own weight types; leave out --weights"));
-  }
+  ASSIGN_OR_RETURN(verify::VerifyReport report, verify::StartReport(golden, *checkpoint, options));
   const bool moe = checkpoint->config().experts > 0;
-  const bool int8 = Quantised(*checkpoint) && !options.f32_activations && options.kernels == verify::Kernels::kCpu;
-  verify::VerifyReport report;
-  report.case_name = golden.name;
-  report.tp = options.tp;
-  report.ep = options.ep.value_or(moe ? options.tp : 1);
-  report.weights = golden.gguf ? "gguf" : options.widen_weights ? "f32" : "bf16";
-  report.kernels = verify::KernelsName(options.kernels);
-  report.activations = int8 ? "int8" : "f32";
-  report.kv = int8 ? "bf16" : "f32";
-  report.rule = int8 ? verify::Rule::kInt8 : verify::Rule::kF32;
+  const bool int8 = report.rule == verify::Rule::kInt8;
   if (int8 && !golden.peer.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(golden.name, ": golden.json has no peer error to judge int8 by"));
   }

@@ -226,19 +226,15 @@ nlohmann::ordered_json ToJson(const VerifyReport& report) {
   return json;
 }
 
-absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const VerifyOptions& options) {
-  if (options.step_rows < 1) {
-    return absl::InvalidArgumentError(absl::StrFormat("step_rows is %d: 1 or more", options.step_rows));
-  }
-  ASSIGN_OR_RETURN(const GoldenCase golden, ReadGoldenCase(directory));
-  ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(golden.checkpoint));
-  RETURN_IF_ERROR(CheckTokens(golden, checkpoint->config()));
+absl::StatusOr<VerifyReport> StartReport(const GoldenCase& golden, const model::Checkpoint& checkpoint,
+                                         const VerifyOptions& options) {
+  RETURN_IF_ERROR(CheckTokens(golden, checkpoint.config()));
   if (golden.gguf && options.widen_weights) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: a GGUF file keeps its own weight types; leave out --weights", golden.name));
   }
-  ASSIGN_OR_RETURN(const bool quantised, IsQuantised(*checkpoint));
-  const bool moe = checkpoint->config().experts > 0;
+  ASSIGN_OR_RETURN(const bool quantised, IsQuantised(checkpoint));
+  const bool moe = checkpoint.config().experts > 0;
   const bool int8 = quantised && !options.f32_activations && !options.widen_weights && options.kernels != Kernels::kRef;
   const bool bf16_kv = !options.f32_activations && options.bf16_kv.value_or(int8);
 
@@ -251,6 +247,16 @@ absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const Veri
   report.activations = int8 ? "int8" : "f32";
   report.kv = bf16_kv ? "bf16" : "f32";
   report.rule = int8 ? Rule::kInt8 : bf16_kv ? Rule::kBf16 : Rule::kF32;
+  return report;
+}
+
+absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const VerifyOptions& options) {
+  if (options.step_rows < 1) {
+    return absl::InvalidArgumentError(absl::StrFormat("step_rows is %d: 1 or more", options.step_rows));
+  }
+  ASSIGN_OR_RETURN(const GoldenCase golden, ReadGoldenCase(directory));
+  ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(golden.checkpoint));
+  ASSIGN_OR_RETURN(VerifyReport report, StartReport(golden, *checkpoint, options));
 
   GroupOptions group;
   group.tp = report.tp;
@@ -260,10 +266,11 @@ absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const Veri
   group.backend.threads = options.threads == 0 ? 0 : std::max(1, options.threads / std::max(report.tp, report.ep));
   group.weights =
       options.widen_weights ? forward::GemmaOptions::Weights::kF32 : forward::GemmaOptions::Weights::kAsFile;
-  group.kv_type = bf16_kv ? DType::kBF16 : DType::kF32;
+  group.kv_type = report.kv == "bf16" ? DType::kBF16 : DType::kF32;
   group.context = LongestSequence(golden);
   group.max_rows = std::min(options.step_rows, group.context);
   ASSIGN_OR_RETURN(std::vector<PromptRun> runs, RunPrompts(*checkpoint, golden, group));
+  const bool moe = checkpoint->config().experts > 0;
   if (moe && report.rule != Rule::kF32) {
     RETURN_IF_ERROR(MeasureRouterGaps(*checkpoint, golden, group, runs));
   }

@@ -39,6 +39,11 @@ struct VerifyReport {
 // One object as `alphecca verify --json` prints it; "failures" only if there are.
 nlohmann::ordered_json ToJson(const VerifyReport& report);
 
+// What a run of the case is and which rule judges it; the verdict is still to come. InvalidArgument: tokens that the
+// model lacks, options that the file does not allow.
+absl::StatusOr<VerifyReport> StartReport(const GoldenCase& golden, const model::Checkpoint& checkpoint,
+                                         const VerifyOptions& options);
+
 // A case that fails is a report; an error is a case that could not run (no such file, a plan that the shape rules out).
 absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const VerifyOptions& options);
 
