@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -32,6 +33,19 @@ fs::path ModelsFolder() {
   return {};
 }
 
+absl::StatusOr<ResolvedModel> ResolveKnown(const std::string& name) {
+  const fs::path folder = ModelsFolder() / name;
+  std::error_code error;
+  if (fs::is_regular_file(folder / "config.json", error)) {
+    return ResolvedModel{.name = name, .path = folder.string()};
+  }
+  absl::StatusOr<std::string> path = OutputOf({"python3", (folder / "fetch.py").string()});
+  if (!path.ok()) {
+    return absl::Status(path.status().code(), absl::StrCat("model '", name, "': ", path.status().message()));
+  }
+  return ResolvedModel{.name = name, .path = std::string(absl::StripTrailingAsciiWhitespace(*path))};
+}
+
 std::string NameOfPath(const fs::path& path) {
   fs::path name = path.filename().empty() ? path.parent_path().filename() : path.filename();
   if (name.extension() == ".gguf") {
@@ -42,11 +56,11 @@ std::string NameOfPath(const fs::path& path) {
 
 }  // namespace
 
-std::vector<std::string> EmbeddedModels() {
+std::vector<std::string> KnownModels() {
   std::vector<std::string> names;
   std::error_code error;
   for (fs::directory_iterator it(ModelsFolder(), error), end; !error && it != end; it.increment(error)) {
-    if (fs::is_regular_file(it->path() / "config.json", error)) {
+    if (fs::is_regular_file(it->path() / "config.json", error) || fs::is_regular_file(it->path() / "fetch.py", error)) {
       names.push_back(it->path().filename().string());
     }
   }
@@ -63,9 +77,9 @@ absl::StatusOr<ResolvedModel> ResolveModel(const std::string& reference, const h
   std::error_code error;
   const bool plain_name = reference.find('/') == std::string::npos;
   if (plain_name) {
-    const std::vector<std::string> known = EmbeddedModels();
+    const std::vector<std::string> known = KnownModels();
     if (std::find(known.begin(), known.end(), reference) != known.end()) {
-      return ResolvedModel{.name = reference, .path = (ModelsFolder() / reference).string(), .embedded = true};
+      return ResolveKnown(reference);
     }
   }
   if (fs::exists(reference, error)) {
@@ -74,7 +88,7 @@ absl::StatusOr<ResolvedModel> ResolveModel(const std::string& reference, const h
   }
   return absl::NotFoundError(absl::StrCat("model '", reference,
                                           "': no such directory or .gguf file, and no known name (known: ",
-                                          absl::StrJoin(EmbeddedModels(), ", "), "; hf:org/repo downloads)"));
+                                          absl::StrJoin(KnownModels(), ", "), "; hf:org/repo downloads)"));
 }
 
 }  // namespace alphecca::cli

@@ -12,15 +12,14 @@ namespace alphecca::cli {
 struct ResolvedModel {
   std::string name;  // served under this name
   std::string path;  // directory or .gguf file
-  bool embedded = false;
 };
 
-// A known name ("tiny-moe"), a directory, a .gguf file, or "hf:org/repo[@revision]" (downloaded into the cache, with
-// `progress`). NotFound says what is known.
+// A known name ("tiny-moe"; one of KnownModels), a directory, a .gguf file, or "hf:org/repo[@revision]" (downloaded
+// into the cache, with `progress`). NotFound says what is known.
 absl::StatusOr<ResolvedModel> ResolveModel(const std::string& reference, const hub::Progress& progress);
 
-// Names of the embedded models that are there: folders of $ALPHECCA_MODELS, else of models/ beside the build or the
-// installation.
-std::vector<std::string> EmbeddedModels();
+// Names of the folders of $ALPHECCA_MODELS, else of models/ beside the build or the installation, that hold a
+// checkpoint or a fetch.py: a program that gets one, once, and prints its path.
+std::vector<std::string> KnownModels();
 
 }  // namespace alphecca::cli

@@ -36,6 +36,20 @@ namespace {
   _exit(127);
 }
 
+std::vector<char*> Argv(std::vector<std::string>& words) {
+  std::vector<char*> argv;
+  for (std::string& word : words) {
+    argv.push_back(word.data());
+  }
+  argv.push_back(nullptr);
+  return argv;
+}
+
+std::string How(int wait_status) {
+  return WIFEXITED(wait_status) ? absl::StrCat("ended with status ", WEXITSTATUS(wait_status))
+                                : absl::StrCat("was killed by signal ", WTERMSIG(wait_status));
+}
+
 }  // namespace
 
 std::string BinaryFolder() {
@@ -44,18 +58,43 @@ std::string BinaryFolder() {
   return error ? "." : self.parent_path().string();
 }
 
+absl::StatusOr<std::string> OutputOf(const std::vector<std::string>& command) {
+  std::vector<std::string> words = command;
+  const std::vector<char*> argv = Argv(words);
+  int out[2];
+  if (pipe2(out, O_CLOEXEC) != 0) {
+    return absl::InternalError(absl::StrCat("pipe: ", std::strerror(errno)));
+  }
+  const pid_t pid = fork();
+  if (pid == 0) {
+    dup2(out[1], STDOUT_FILENO);
+    execvp(argv[0], argv.data());
+    _exit(127);
+  }
+  close(out[1]);
+  std::string output;
+  char buffer[4096];
+  ssize_t n = 0;
+  while ((n = read(out[0], buffer, sizeof(buffer))) > 0 || (n < 0 && errno == EINTR)) {
+    output.append(buffer, n > 0 ? static_cast<size_t>(n) : 0);
+  }
+  close(out[0]);
+  int status = 0;
+  if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0) {
+    return absl::UnavailableError(absl::StrCat(command[0], " ", pid < 0 ? "could not start" : How(status)));
+  }
+  return output;
+}
+
 absl::StatusOr<ChildProcess> ChildProcess::Start(const std::string& program, const std::vector<std::string>& arguments,
                                                  const std::string& log_file) {
-  std::string path = absl::StrCat(BinaryFolder(), "/", program);
+  const std::string path = absl::StrCat(BinaryFolder(), "/", program);
   if (access(path.c_str(), X_OK) != 0) {
     return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno), "; `make build` makes it"));
   }
   std::vector<std::string> words = arguments;
-  std::vector<char*> argv = {path.data()};
-  for (std::string& word : words) {
-    argv.push_back(word.data());
-  }
-  argv.push_back(nullptr);
+  words.insert(words.begin(), path);
+  const std::vector<char*> argv = Argv(words);
   int out[2];
   if (pipe2(out, O_CLOEXEC) != 0) {
     return absl::InternalError(absl::StrCat("pipe: ", std::strerror(errno)));
@@ -103,9 +142,7 @@ ChildProcess::~ChildProcess() {
 }
 
 absl::Status ChildProcess::Ended(int wait_status) const {
-  const std::string how = WIFEXITED(wait_status) ? absl::StrCat("ended with status ", WEXITSTATUS(wait_status))
-                                                 : absl::StrCat("was killed by signal ", WTERMSIG(wait_status));
-  return absl::UnavailableError(absl::StrCat(program_, " ", how, "; its log: ", log_file_));
+  return absl::UnavailableError(absl::StrCat(program_, " ", How(wait_status), "; its log: ", log_file_));
 }
 
 absl::Status ChildProcess::Running() {

@@ -15,6 +15,10 @@ namespace alphecca::cli {
 // The folder of the running binary; its sisters lie there too.
 std::string BinaryFolder();
 
+// Runs a program of PATH to its end; it shares our stdin and stderr. What it printed. Unavailable: it could not start,
+// or ended with another status than 0.
+absl::StatusOr<std::string> OutputOf(const std::vector<std::string>& command);
+
 class ChildProcess {
  public:
   // Runs BinaryFolder()/program with stderr appended to `log_file`. Its stdout is read by ReadLine.

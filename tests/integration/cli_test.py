@@ -5,26 +5,15 @@
 """
 import json
 import os
-import re
-import signal
-import subprocess
 import sys
 import unittest
 
-BIN = os.path.join(sys.argv[1], "alphecca")
+from command_line import CommandLine
+
+COMMAND = CommandLine(os.path.join(sys.argv[1], "alphecca"))
+run, generate = COMMAND.run, COMMAND.generate
 ROOT = sys.argv[2]
 GOLDENS = os.path.join(ROOT, "tests/data/goldens")
-
-
-def run(*args, **kw):
-    return subprocess.run([BIN, *args], capture_output=True, text=True, timeout=120, **kw)
-
-
-def generate(*args):
-    done = run("generate", "--json", *args)
-    if done.returncode:
-        raise AssertionError(f"exit {done.returncode}: {done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 class Generate(unittest.TestCase):
@@ -67,17 +56,8 @@ class Generate(unittest.TestCase):
 
 class Up(unittest.TestCase):
     def test_answers_serves_and_stops(self):
-        up = subprocess.Popen([BIN, "up", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--max-tokens", "12"],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        try:
-            lines = []
-            for line in up.stdout:
-                lines.append(line)
-                if "Ctrl-C" in line:
-                    break
-            said = "".join(lines)
+        with COMMAND.up("--max-tokens", "12") as (address, said):
             self.assertRegex(said, r"> In the beginning \w+")
-            address = re.search(r"served at (\S+)", said).group(1)
             status = json.loads(run("status", "--connect", address, "--json").stdout)
             group = status["models"][0]["groups"][0]
             self.assertEqual((group["state"], group["tp"], group["ep"], len(group["ranks"])), ("ready", 2, 2, 2))
@@ -86,10 +66,6 @@ class Up(unittest.TestCase):
             self.assertIn("rank 1", people)
             answer = generate("--connect", address, "--model", "tiny-moe", "--prompt", "And God said", "--max-tokens", "5")
             self.assertEqual(len(answer["ids"]), 5)
-        finally:
-            up.send_signal(signal.SIGINT)
-            up.communicate(timeout=30)
-        self.assertEqual(up.returncode, 0)
 
 
 class Verify(unittest.TestCase):
