@@ -60,7 +60,7 @@ void MatMul(benchmark::State& state, const Shape& s) {
   const auto backend = alphecca::kernels::CreateCpuBackend({.activations = s.activations, .threads = s.threads});
   const auto stream = backend->CreateStream();
   const std::vector<std::byte> file = RandomRows(s.type, s.rows, s.cols);
-  const HostTensor tensor = {s.type, file.data(), 1, s.rows, s.cols, 1.0F};
+  const HostTensor tensor = {s.type, file.data(), 1, s.rows, s.cols};
   const std::vector<PackSource> sources = {{tensor, {0, 1}, {0, s.rows}, {0, s.cols}}};
   // Enough copies that none waits in a cache for its next turn, where memory is what counts.
   constexpr int64_t kPastCaches = 256 << 20;

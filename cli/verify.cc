@@ -41,7 +41,7 @@ int Run(const VerifyFlags& flags) {
   if (flags.ep > 0) {
     options.ep = flags.ep;
   }
-  options.widen_weights = flags.weights == "f32";
+  options.weights = model::ParseWeightType(flags.weights).value_or(model::WeightType::kAsFile);
   options.f32_activations = flags.activations == "f32";
   options.kernels = flags.kernels == "ref" ? verify::Kernels::kRef : verify::Kernels::kCpu;
   options.threads = flags.threads;
@@ -82,8 +82,9 @@ void AddVerify(CLI::App& app, int& result) {
   command->add_option("--tp", flags->tp, "Tensor-parallel ranks")->check(CLI::Range(1, 64))->capture_default_str();
   command->add_option("--ep", flags->ep, "Expert-parallel sets; 0: as --tp on MoE models")->check(CLI::Range(0, 64));
   command
-      ->add_option("--weights", flags->weights, "f32: widened at load; bf16: as the file has them (safetensors only)")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->add_option("--weights", flags->weights,
+                   "f32, bf16: held so (safetensors only); sfp8, q4_0: converted, against a reference of our own")
+      ->check(CLI::IsMember({"as-file", "f32", "bf16", "sfp8", "q4_0"}));
   command
       ->add_option("--activations", flags->activations, "f32: F32 against quantised weights too, and an F32 KV cache")
       ->check(CLI::IsMember({"default", "f32"}))

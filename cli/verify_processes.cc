@@ -13,6 +13,7 @@
 #include "common/status_macros.h"
 #include "model/checkpoint.h"
 #include "worker/verify/golden_case.h"
+#include "worker/verify/reference.h"
 
 namespace alphecca::cli {
 namespace {
@@ -127,7 +128,7 @@ LocalClusterOptions ClusterOptions(const verify::GoldenCase& golden, const verif
   cluster.tp = report.tp;
   cluster.ep = report.ep;
   cluster.threads = options.threads == 0 ? 0 : std::max(1, options.threads / std::max(report.tp, report.ep));
-  cluster.weights = options.widen_weights ? "f32" : "as-file";
+  cluster.weights = std::string(model::WeightTypeName(options.weights));
   cluster.activations = options.f32_activations ? "f32" : "default";
   cluster.kv_type = report.kv;
   cluster.kernels = report.kernels;
@@ -140,13 +141,21 @@ LocalClusterOptions ClusterOptions(const verify::GoldenCase& golden, const verif
 
 absl::StatusOr<verify::VerifyReport> VerifyInProcesses(const std::string& directory,
                                                        const verify::VerifyOptions& options) {
-  ASSIGN_OR_RETURN(const verify::GoldenCase golden, verify::ReadGoldenCase(directory));
+  ASSIGN_OR_RETURN(verify::GoldenCase golden, verify::ReadGoldenCase(directory));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(golden.checkpoint));
   ASSIGN_OR_RETURN(verify::VerifyReport report, verify::StartReport(golden, *checkpoint, options));
+  if (verify::NeedsOwnReference(options.weights)) {
+    ASSIGN_OR_RETURN(golden, verify::OwnReference(golden, *checkpoint, options.weights, options.step_rows));
+  }
   const bool moe = checkpoint->config().experts > 0;
   const bool int8 = report.rule == verify::Rule::kInt8;
   if (int8 && !golden.peer.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(golden.name, ": golden.json has no peer error to judge int8 by"));
+  }
+  if (report.rule == verify::Rule::kBf16) {
+    return absl::InvalidArgumentError(absl::StrCat(golden.name,
+                                                   ": the BF16 rule judges logits, which do not leave a "
+                                                   "worker; use --activations f32, or no --processes"));
   }
 
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalCluster> cluster,
@@ -154,7 +163,7 @@ absl::StatusOr<verify::VerifyReport> VerifyInProcesses(const std::string& direct
   Errors errors;
   std::vector<size_t> equal;
   size_t steps = 0;
-  const double margin_allowed = int8 ? 2 * golden.peer->max_abs : 0.0;
+  const double margin_allowed = int8 ? 2 * golden.peer->max_abs : golden.tie;
   for (const verify::GoldenPrompt& prompt : golden.prompts) {
     ASSIGN_OR_RETURN(const Continuation got, Ask(*cluster, golden.name, prompt));
     equal.push_back(Compare(prompt, got, margin_allowed, errors, report.verdict.failures));

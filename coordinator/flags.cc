@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/version.h"
+#include "model/weight_type.h"
 
 namespace alphecca::coordinator {
 namespace {
@@ -74,7 +75,9 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
                  "Tokens of one sequence at most, prompt and answer (default: the model's, at most 8192)");
   app.add_option("--max-sequences", raw.serve.max_sequences, "Sequences at once in each group")->capture_default_str();
   app.add_option("--kv-type", raw.serve.kv_type, "Type of the KV cache: bf16 or f32")->capture_default_str();
-  app.add_option("--weights", raw.serve.weights, "as-file, or f32 to widen the weights at load")->capture_default_str();
+  app.add_option("--weights", raw.serve.weights,
+                 "as-file, or what F32 and BF16 files are converted to while loading: f32, bf16, sfp8 or q4_0")
+      ->capture_default_str();
   app.add_option("--activations", raw.serve.activations, "default, or f32 for exact comparisons")
       ->capture_default_str();
   app.add_option("--heartbeat", raw.heartbeat, "Seconds between a worker's signs of life")->capture_default_str();
@@ -100,7 +103,8 @@ absl::Status CheckServe(const ServeOptions& s) {
   RETURN_IF_ERROR(Check("--max-sequences", s.max_sequences >= 1 && s.max_sequences <= 65536,
                         absl::StrCat(s.max_sequences), "1 to 65536"));
   RETURN_IF_ERROR(Check("--kv-type", s.kv_type == "bf16" || s.kv_type == "f32", s.kv_type, "bf16 or f32"));
-  RETURN_IF_ERROR(Check("--weights", s.weights == "as-file" || s.weights == "f32", s.weights, "as-file or f32"));
+  RETURN_IF_ERROR(Check("--weights", model::ParseWeightType(s.weights).ok(), s.weights,
+                        std::string(model::kWeightTypeNames).c_str()));
   return Check("--activations", s.activations == "default" || s.activations == "f32", s.activations, "default or f32");
 }
 

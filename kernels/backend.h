@@ -41,15 +41,16 @@ struct Tensor {
   int64_t stride = 0;  // elements from one row to the next, >= cols
 };
 
-// A tensor as a file holds it: [items, rows, cols], whole, in host memory. `scale` multiplies every value (SFP8; 1 for
-// types that cannot be encoded again: Q6_K).
+// A tensor as a file holds it: [items, rows, cols], whole, in host memory.
 struct HostTensor {
   DType type = DType::kF32;
   const std::byte* data = nullptr;
   int64_t items = 1;  // experts; 1 otherwise
   int64_t rows = 0;
   int64_t cols = 0;
-  float scale = 1.0F;
+  const float* scales = nullptr;  // [items, rows], each multiplies the values of its row (SFP8); null: all 1
+
+  float RowScale(int64_t item_row) const { return scales == nullptr ? 1.0F : scales[item_row]; }
 };
 
 // What part of a HostTensor goes into a Matrix. cols begin and end on a block of the source type.

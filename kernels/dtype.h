@@ -11,7 +11,7 @@ enum class DType : uint8_t {
   kF32,
   kF16,
   kBF16,
-  kSFP8,  // gemma.cpp's switching floating point, one byte a weight, one f32 scale a tensor
+  kSFP8,  // gemma.cpp's switching floating point, one byte a weight, one f32 scale a row
   kQ4_0,
   kQ4_1,
   kQ5_0,

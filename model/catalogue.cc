@@ -168,6 +168,31 @@ class Builder {
 
 }  // namespace
 
+bool IsVector(TensorKind kind) {
+  switch (kind) {
+    case TensorKind::kRouter:
+    case TensorKind::kEmbedding:
+    case TensorKind::kPerLayerEmbedding:
+    case TensorKind::kPerLayerModelProj:
+    case TensorKind::kPerLayerGate:
+    case TensorKind::kPerLayerProj:
+    case TensorKind::kQ:
+    case TensorKind::kK:
+    case TensorKind::kV:
+    case TensorKind::kO:
+    case TensorKind::kGate:
+    case TensorKind::kUp:
+    case TensorKind::kDown:
+    case TensorKind::kExpertGateUp:
+    case TensorKind::kExpertGate:
+    case TensorKind::kExpertUp:
+    case TensorKind::kExpertDown:
+      return false;
+    default:
+      return true;
+  }
+}
+
 std::vector<TensorSpec> Catalogue(const ModelConfig& config) {
   return Builder(config).Build();
 }

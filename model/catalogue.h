@@ -47,6 +47,9 @@ enum class TensorKind : uint8_t {
   kPostFfnNorm2,  // [D]
 };
 
+// Norms, scales and scalars; all others are matrices.
+bool IsVector(TensorKind kind);
+
 struct TensorSpec {
   TensorKind kind = TensorKind::kEmbedding;
   int layer = -1;  // -1: of the whole model

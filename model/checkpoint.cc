@@ -43,31 +43,6 @@ std::string ShapeText(int64_t items, int64_t rows, int64_t cols) {
                     : (rows != 1 ? Text("[", rows, ", ", cols, "]") : Text("[", cols, "]"));
 }
 
-bool IsVector(const TensorSpec& spec) {
-  switch (spec.kind) {
-    case TensorKind::kRouter:
-    case TensorKind::kEmbedding:
-    case TensorKind::kPerLayerEmbedding:
-    case TensorKind::kPerLayerModelProj:
-    case TensorKind::kPerLayerGate:
-    case TensorKind::kPerLayerProj:
-    case TensorKind::kQ:
-    case TensorKind::kK:
-    case TensorKind::kV:
-    case TensorKind::kO:
-    case TensorKind::kGate:
-    case TensorKind::kUp:
-    case TensorKind::kDown:
-    case TensorKind::kExpertGateUp:
-    case TensorKind::kExpertGate:
-    case TensorKind::kExpertUp:
-    case TensorKind::kExpertDown:
-      return false;
-    default:
-      return true;
-  }
-}
-
 absl::Status CheckTensor(const Located& located, const TensorSpec& spec) {
   const HostTensor& tensor = located.tensor;
   const std::string where = Text(located.path, ": tensor ", located.name);
@@ -77,10 +52,10 @@ absl::Status CheckTensor(const Located& located, const TensorSpec& spec) {
   }
   const bool plain = tensor.type == DType::kF32 || tensor.type == DType::kF16 || tensor.type == DType::kBF16;
   const bool integers = tensor.type == DType::kI32 || tensor.type == DType::kI64;
-  if (integers || (IsVector(spec) && !plain)) {
+  if (integers || (IsVector(spec.kind) && !plain)) {
     return absl::InvalidArgumentError(
         Text(where, " has the type ", kernels::Info(tensor.type).name,
-             IsVector(spec) ? "; F32, F16 or BF16 is expected of a vector" : ", which is no type of weights"));
+             IsVector(spec.kind) ? "; F32, F16 or BF16 is expected of a vector" : ", which is no type of weights"));
   }
   return absl::OkStatus();
 }
@@ -352,6 +327,22 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   }
   return absl::NotFoundError(
       Text(path, ": neither config.json nor model.gguf is in this directory; is it a checkpoint?"));
+}
+
+std::vector<TensorSpec> TensorsOf(const Checkpoint& checkpoint) {
+  std::vector<TensorSpec> specs;
+  for (TensorSpec& spec : Catalogue(checkpoint.config())) {
+    if (spec.kind != TensorKind::kExpertGateUp || checkpoint.Has(spec.kind, spec.layer)) {
+      specs.push_back(spec);
+      continue;
+    }
+    spec.rows /= 2;
+    for (const TensorKind half : {TensorKind::kExpertGate, TensorKind::kExpertUp}) {
+      spec.kind = half;
+      specs.push_back(spec);
+    }
+  }
+  return specs;
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::FromGguf(std::unique_ptr<GgufFile> file) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -49,5 +50,8 @@ class Checkpoint {
   ModelConfig config_;
   std::string path_;
 };
+
+// The catalogue as the checkpoint holds it: gate and up of the experts fused or apart.
+std::vector<TensorSpec> TensorsOf(const Checkpoint& checkpoint);
 
 }  // namespace alphecca::model

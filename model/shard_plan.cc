@@ -85,33 +85,37 @@ absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, int tp, int e
   return plan;
 }
 
-absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint) {
+absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint, WeightType weights) {
   int64_t unit = 32;
   for (const TensorSpec& spec : Catalogue(checkpoint.config())) {
     if (spec.kind == TensorKind::kDown || spec.kind == TensorKind::kExpertDown) {
       ASSIGN_OR_RETURN(const kernels::HostTensor tensor, checkpoint.Find(spec.kind, spec.layer));
+      ASSIGN_OR_RETURN(const kernels::DType held, HeldType(spec.kind, tensor.type, weights));
       unit = std::max<int64_t>(unit, kernels::Info(tensor.type).block_elements);
-      unit = std::max<int64_t>(unit, kernels::Info(RuntimeType(tensor.type)).block_elements);
+      unit = std::max<int64_t>(unit, kernels::Info(held).block_elements);
     }
   }
   return unit;
 }
 
-absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, int ep) {
-  ASSIGN_OR_RETURN(const int64_t unit, ColumnUnit(checkpoint));
+absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, int ep, WeightType weights) {
+  RETURN_IF_ERROR(CheckWeightType(checkpoint, weights));
+  ASSIGN_OR_RETURN(const int64_t unit, ColumnUnit(checkpoint, weights));
   ASSIGN_OR_RETURN(ShardPlan plan, MakeShardPlan(checkpoint.config(), tp, ep, unit));
   for (size_t i = 0; i < checkpoint.config().layers.size(); ++i) {
     const int layer = static_cast<int>(i);
     ASSIGN_OR_RETURN(const kernels::HostTensor o_proj, checkpoint.Find(TensorKind::kO, layer));
-    const int64_t block =
-        std::max(kernels::Info(o_proj.type).block_elements, kernels::Info(RuntimeType(o_proj.type)).block_elements);
+    ASSIGN_OR_RETURN(const kernels::DType held, HeldType(TensorKind::kO, o_proj.type, weights));
+    const kernels::DType wider =
+        kernels::Info(held).block_elements > kernels::Info(o_proj.type).block_elements ? held : o_proj.type;
+    const int64_t block = kernels::Info(wider).block_elements;
     const int64_t head_dim = checkpoint.config().layers[i].head_dim;
     for (const RankShard& rank : plan.ranks) {
       if (rank.layers[i].heads.end * head_dim % block != 0) {
         return absl::InvalidArgumentError(
             Text("shard plan: tp ", tp, " ends a rank's heads at column ", rank.layers[i].heads.end * head_dim, " of ",
                  CanonicalName(TensorKind::kO, layer), ", within a block of ", block, " of its type ",
-                 kernels::Info(o_proj.type).name, "; use a tp that gives each rank a multiple of ", block, " columns"));
+                 kernels::Info(wider).name, "; use a tp that gives each rank a multiple of ", block, " columns"));
       }
     }
   }

@@ -14,6 +14,7 @@
 #include "common/range.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
+#include "model/weight_type.h"
 
 namespace alphecca::model {
 
@@ -43,14 +44,11 @@ struct ShardPlan {
 // Column units: what a split of mlp and expert columns must be a multiple of, from the types in the checkpoint.
 // InvalidArgument where the shape does not allow it: says which and what would.
 absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, int tp, int ep, int64_t column_unit);
-// The largest of 32 and the block sizes (source and run-time) of the checkpoint's column-split matrices.
-absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint);
-// MakeShardPlan with the checkpoint's own column unit; also checks that the split of heads ends on blocks of o_proj.
-absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, int ep);
-
-// Run-time type of a file type: F32, BF16, SFP8, Q8_0, Q4_0, Q6_K stay; Q5_0 and IQ4_NL fit Q8_0 exactly; others F32.
-kernels::DType RuntimeType(kernels::DType file_type);
-// The run-time type in which rows of both kinds can be held together without error above that of RuntimeType.
-kernels::DType CommonType(kernels::DType a, kernels::DType b);
+// The largest of 32 and the block sizes (in the file and as held) of the checkpoint's column-split matrices.
+absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint, WeightType weights = WeightType::kAsFile);
+// MakeShardPlan with the checkpoint's own column unit; also checks that the weights can be held so and that the split
+// of heads ends on blocks of o_proj.
+absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, int ep,
+                                        WeightType weights = WeightType::kAsFile);
 
 }  // namespace alphecca::model

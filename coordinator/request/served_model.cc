@@ -57,7 +57,8 @@ class GemmaModel : public ServedModel {
   static absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServeOptions& options) {
     ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(options.path));
     const int ep = options.ep > 0 ? options.ep : checkpoint->config().experts > 0 ? options.tp : 1;
-    ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(*checkpoint, options.tp, ep));
+    ASSIGN_OR_RETURN(const model::WeightType weights, model::ParseWeightType(options.weights));
+    ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(*checkpoint, options.tp, ep, weights));
     auto result = std::unique_ptr<GemmaModel>(new GemmaModel());
     // A checkpoint without a tokenizer file is served by token ids alone.
     if (auto tokenizer = text::Tokenizer::Open(options.path); tokenizer.ok()) {

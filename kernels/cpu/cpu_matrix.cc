@@ -164,8 +164,9 @@ void PackGroup(std::span<const PackSource> sources, CpuMatrix& matrix, int64_t i
   for (int64_t i = 0; i < matrix.GroupWidth(group); ++i) {
     const auto [source, row] = FindRow(sources, group * kGroupRows + i);
     const HostTensor& t = source->tensor;
-    const std::byte* from = t.data + ((source->items.begin + item) * t.rows + row) * RowBytes(t.type, t.cols);
-    const float scale = ConvertRow(t.type, from, source->cols, t.scale, matrix.type, values, encoded);
+    const int64_t item_row = (source->items.begin + item) * t.rows + row;
+    const float scale = ConvertRow(t.type, t.data + item_row * RowBytes(t.type, t.cols), t.cols, source->cols,
+                                   t.RowScale(item_row), matrix.type, values, encoded);
     if (!matrix.scales.empty()) {
       matrix.scales[static_cast<size_t>((item * matrix.groups + group) * kGroupRows + i)] = scale;
     }
@@ -193,8 +194,9 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackCpu(std::span<const PackSource> s
   auto matrix = std::make_unique<CpuMatrix>();
   RETURN_IF_ERROR(CheckSources(sources, type, *matrix));
   RETURN_IF_ERROR(AllocateGroups(*matrix));
+  const auto scratch = static_cast<size_t>(ConversionScratch(sources));
   pool.Run(matrix->items * matrix->groups, 1, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> values(static_cast<size_t>(matrix->cols));
+    std::vector<float> values(scratch);
     std::vector<std::byte> encoded(static_cast<size_t>(RowBytes(type, matrix->cols)));
     for (int64_t i = begin; i < end; ++i) {
       PackGroup(sources, *matrix, i / matrix->groups, i % matrix->groups, values.data(), encoded.data());

@@ -46,7 +46,7 @@ void CpuBackend::PerLayerInput(Stream&, const Step& step, const PerLayerInputArg
     // Row 0 is the padding token, which stands for whatever has no row of its own.
     const int64_t id = token >= 0 && token < a.table.rows ? token : 0;
     float* own = Own(thread).Floats(n);
-    DecodeRow(a.table.type, a.table.data + id * RowBytes(a.table.type, n), {0, n}, a.table.scale, own);
+    DecodeRow(a.table.type, a.table.data + id * RowBytes(a.table.type, n), {0, n}, a.table.RowScale(id), own);
     const float* ctx = FloatRow(a.ctx, t);
     float* out = FloatRow(a.out, t);
     for (int64_t begin = 0; begin < n; begin += a.width) {

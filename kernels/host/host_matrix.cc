@@ -1,5 +1,6 @@
 #include "kernels/host/host_matrix.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -48,8 +49,8 @@ absl::Status CheckSource(const PackSource& source, const PackSource& first, DTyp
                                                      TypeName(block_type), " blocks of ", block));
     }
   }
-  if (t.scale != 1.0F && !IsEncodable(type)) {
-    return absl::InvalidArgumentError(absl::StrCat("tensor scale ", t.scale, " on ", TypeName(type), ": want 1"));
+  if (t.scales != nullptr && !IsEncodable(type)) {
+    return absl::InvalidArgumentError(absl::StrCat("scales of rows on ", TypeName(type), ": want none"));
   }
   if (t.data == nullptr && !source.items.empty() && !source.rows.empty() && !source.cols.empty()) {
     return absl::InvalidArgumentError("weights without data");
@@ -94,13 +95,22 @@ absl::StatusOr<std::unique_ptr<HostMatrix>> Shape(std::span<const PackSource> so
 
 }  // namespace
 
+int64_t ConversionScratch(std::span<const PackSource> sources) {
+  int64_t cols = 0;
+  for (const PackSource& source : sources) {
+    const bool empty = source.items.empty() || source.rows.empty() || source.cols.empty();
+    cols = std::max(cols, empty ? 0 : source.tensor.cols);
+  }
+  return cols;
+}
+
 void HostMatrix::DecodeRow(int64_t item, int64_t row, float* out) const {
   kernels::DecodeRow(type, Row(item, row), {0, cols}, Scale(item, row), out);
 }
 
 absl::StatusOr<std::unique_ptr<HostMatrix>> PackHost(std::span<const PackSource> sources, DType type) {
   ASSIGN_OR_RETURN(std::unique_ptr<HostMatrix> matrix, Shape(sources, type));
-  std::vector<float> scratch(static_cast<size_t>(matrix->cols));
+  std::vector<float> scratch(static_cast<size_t>(ConversionScratch(sources)));
   std::byte* out = matrix->memory.data();
   size_t index = 0;
   for (int64_t item = 0; item < matrix->items; ++item) {
@@ -108,8 +118,9 @@ absl::StatusOr<std::unique_ptr<HostMatrix>> PackHost(std::span<const PackSource>
       const HostTensor& t = source.tensor;
       const int64_t row_bytes = RowBytes(t.type, t.cols);
       for (int64_t row = source.rows.begin; row < source.rows.end; ++row, ++index, out += matrix->row_bytes) {
-        const std::byte* from = t.data + ((source.items.begin + item) * t.rows + row) * row_bytes;
-        const float scale = ConvertRow(t.type, from, source.cols, t.scale, type, scratch.data(), out);
+        const int64_t item_row = (source.items.begin + item) * t.rows + row;
+        const float scale = ConvertRow(t.type, t.data + item_row * row_bytes, t.cols, source.cols, t.RowScale(item_row),
+                                       type, scratch.data(), out);
         if (!matrix->scales.empty()) {
           matrix->scales[index] = scale;
         }

@@ -29,6 +29,9 @@ class HostMatrix : public Matrix {
   void DecodeRow(int64_t item, int64_t row, float* out) const;
 };
 
+// Values of scratch that ConvertRow needs for rows of the sources: the longest row of those that are not empty.
+int64_t ConversionScratch(std::span<const PackSource> sources);
+
 // Backend::Pack for a row-by-row layout. InvalidArgument where sources do not fit each other, their tensors or `type`;
 // ResourceExhausted.
 absl::StatusOr<std::unique_ptr<HostMatrix>> PackHost(std::span<const PackSource> sources, DType type);

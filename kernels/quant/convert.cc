@@ -36,8 +36,8 @@ void IntegersToQ80(DType from, const std::byte* block, std::byte* out) {
 
 }  // namespace
 
-float ConvertRow(DType from, const std::byte* row, Range elements, float from_scale, DType to, float* scratch,
-                 std::byte* out) {
+float ConvertRow(DType from, const std::byte* row, int64_t cols, Range elements, float from_scale, DType to,
+                 float* scratch, std::byte* out) {
   const std::byte* begin = row + RowBytes(from, elements.begin);
   if (from == to && (from_scale == 1.0F || to == DType::kSFP8)) {
     std::copy_n(begin, RowBytes(from, elements.size()), out);
@@ -51,17 +51,19 @@ float ConvertRow(DType from, const std::byte* row, Range elements, float from_sc
     }
     return 1.0F;
   }
-  DecodeRow(from, row, elements, from_scale, scratch);
-  const std::span<const float> values(scratch, static_cast<size_t>(elements.size()));
-  float scale = 1.0F;
-  if (to == DType::kSFP8) {
-    float max_abs = 0.0F;
-    for (const float v : values) {
-      max_abs = std::max(max_abs, std::fabs(v));
-    }
-    scale = Sfp8Scale(max_abs);
+  const auto count = static_cast<size_t>(elements.size());
+  if (to != DType::kSFP8) {
+    DecodeRow(from, row, elements, from_scale, scratch);
+    EncodeRow(to, std::span<const float>(scratch, count), 1.0F, out);
+    return 1.0F;
   }
-  EncodeRow(to, values, scale, out);
+  DecodeRow(from, row, {0, cols}, from_scale, scratch);
+  float max_abs = 0.0F;
+  for (int64_t i = 0; i < cols; ++i) {
+    max_abs = std::max(max_abs, std::fabs(scratch[i]));
+  }
+  const float scale = Sfp8Scale(max_abs);
+  EncodeRow(to, std::span<const float>(scratch + elements.begin, count), scale, out);
   return scale;
 }
 

@@ -39,11 +39,12 @@ void DecodeRow(DType type, const std::byte* row, Range elements, float scale, fl
 // 1 for other types. out: RowBytes(type, values.size()).
 void EncodeRow(DType type, std::span<const float> values, float scale, std::byte* out);
 
-// Converts elements [begin, end) of an encoded row (times from_scale) to another type. Where the target holds the
-// values exactly (same type; Q4_0, Q5_0, IQ4_NL to Q8_0; SFP8 to BF16), it does so. scratch: end - begin values.
-// Returns the scale of the new row: 1 unless `to` is SFP8.
-float ConvertRow(DType from, const std::byte* row, Range elements, float from_scale, DType to, float* scratch,
-                 std::byte* out);
+// Converts elements [begin, end) of an encoded row of `cols` values (times from_scale) to another type. Where the
+// target holds the values exactly (same type; Q4_0, Q5_0, IQ4_NL to Q8_0; SFP8 to BF16), it does so. scratch: cols
+// values. Returns the scale of the new row: 1 unless `to` is SFP8, whose scale is that of the whole row, so that the
+// slices of a row put together are the row.
+float ConvertRow(DType from, const std::byte* row, int64_t cols, Range elements, float from_scale, DType to,
+                 float* scratch, std::byte* out);
 
 // InvalidArgument if ConvertRow cannot make `to` from `from`, saying what would do.
 absl::Status CheckConversion(DType from, DType to);

@@ -44,7 +44,7 @@ void RefBackend::PerLayerInput(Stream&, const Step& step, const PerLayerInputArg
     const int64_t token = s.IsSoft(t) ? 0 : TokenOf(s, t);
     // Row 0 is the padding token, which stands for whatever has no row of its own.
     const int64_t id = token >= 0 && token < a.table.rows ? token : 0;
-    DecodeRow(a.table.type, a.table.data + id * RowBytes(a.table.type, n), {0, n}, a.table.scale, row.data());
+    DecodeRow(a.table.type, a.table.data + id * RowBytes(a.table.type, n), {0, n}, a.table.RowScale(id), row.data());
     const float* ctx = FloatRow(a.ctx, t);
     float* out = FloatRow(a.out, t);
     for (int64_t begin = 0; begin < n; begin += a.width) {

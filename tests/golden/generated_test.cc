@@ -193,6 +193,16 @@ TEST_P(GeneratedTest, AnImageBlockSeesItselfBothWaysInSlidingLayers) {
   EXPECT_NEAR(Sum(), 21.7455, 1e-3);
 }
 
+TEST(GeneratedValueTest, RowsThatAreNoWholeBlocksAreRefused) {
+  const auto checkpoint = GeneratedCheckpoint::Create(kTestB);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const absl::Status status =
+      verify::RankGroup::Create(**checkpoint, {.weights = model::WeightType::kQ4_0, .context = 16}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("layers.0.mlp.down_proj.weight has rows of 20 weights"), absl::string_view::npos)
+      << status;
+}
+
 TEST_P(GeneratedTest, Gemma3ScalesAttentionAndLeavesValuesUnnormed) {
   ASSERT_NO_FATAL_FAILURE(Load(kGemma3));
   ASSERT_NO_FATAL_FAILURE(Run());

@@ -19,10 +19,10 @@ constexpr int64_t kLogitRows = 64;  // R of a step, unless more sequences than t
 std::string Fingerprint(const model::Checkpoint& checkpoint, const model::ShardPlan& plan,
                         const kernels::Backend& backend, const comm::Communicator& comm, const ShardOptions& options) {
   const bool f32_activations = backend.activations() == kernels::Activations::kF32;
-  const bool f32_weights = options.weights == forward::GemmaOptions::Weights::kF32;
   return absl::StrCat(backend.Name(), "/", backend.IsaPath(), "/", f32_activations ? "act-f32" : "act-default", "/",
-                      f32_weights ? "w-f32" : "w-file", "/kv-", std::string(kernels::Info(options.kv_type).name), "/",
-                      plan.Hash(), "/", comm.Kind(), "/", checkpoint.Revision());
+                      "w-", std::string(model::WeightTypeName(options.weights)), "/kv-",
+                      std::string(kernels::Info(options.kv_type).name), "/", plan.Hash(), "/", comm.Kind(), "/",
+                      checkpoint.Revision());
 }
 
 // The arrays that a StepInput points to.

@@ -25,7 +25,7 @@ struct ShardOptions {
   int64_t sliding_blocks = 0;
   int64_t kv_budget_bytes = 0;
   kernels::DType kv_type = kernels::DType::kBF16;
-  forward::GemmaOptions::Weights weights = forward::GemmaOptions::Weights::kAsFile;
+  model::WeightType weights = model::WeightType::kAsFile;
 };
 
 // What the leader's engine must know of the shard; the same on every rank of a group.

@@ -352,8 +352,7 @@ class GemmaRank : public Gemma {
     Rank& r = rank_;
     max_rows_ = options.max_rows;
     max_logit_rows_ = options.max_logit_rows;
-    ASSIGN_OR_RETURN(r.weights, LoadWeights(checkpoint, plan_, r.shard.rank, r.backend,
-                                            options.weights == GemmaOptions::Weights::kF32, progress));
+    ASSIGN_OR_RETURN(r.weights, LoadWeights(checkpoint, plan_, r.shard.rank, r.backend, options.weights, progress));
     ASSIGN_OR_RETURN(r.scratch, AllocateScratch(r.backend, r.config, r.shard,
                                                 {.rows = options.max_rows,
                                                  .logit_rows = options.max_logit_rows,

@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "model/checkpoint.h"
 #include "model/shard_plan.h"
+#include "model/weight_type.h"
 #include "worker/comm/communicator.h"
 
 namespace alphecca::forward {
@@ -17,7 +18,7 @@ namespace alphecca::forward {
 struct GemmaOptions {
   int64_t max_rows = 256;       // T of a step at most
   int64_t max_logit_rows = 64;  // R of a step at most
-  enum class Weights { kAsFile, kF32 } weights = Weights::kAsFile;
+  model::WeightType weights = model::WeightType::kAsFile;
 };
 
 // Values inside the pass, handed to whoever verifies or traces it; host copies, F32.

@@ -28,7 +28,7 @@ absl::StatusOr<std::vector<float>> ReadVector(const HostTensor& tensor, const st
   }
   const int64_t count = tensor.items * tensor.rows * tensor.cols;
   std::vector<float> values(static_cast<size_t>(count));
-  kernels::DecodeRow(tensor.type, tensor.data, {0, count}, tensor.scale, values.data());
+  kernels::DecodeRow(tensor.type, tensor.data, {0, count}, 1.0F, values.data());
   return values;
 }
 
@@ -39,8 +39,8 @@ int64_t SourceBytes(const PackSource& source) {
 // Collects what to load, then loads it: the total is known before the first byte is touched.
 class Loader {
  public:
-  Loader(const model::Checkpoint& checkpoint, kernels::Backend& backend, bool widen)
-      : checkpoint_(checkpoint), backend_(backend), widen_(widen), stream_(backend.CreateStream()) {}
+  Loader(const model::Checkpoint& checkpoint, kernels::Backend& backend, model::WeightType held)
+      : checkpoint_(checkpoint), backend_(backend), held_(held), stream_(backend.CreateStream()) {}
 
   // A slice of one tensor of the checkpoint. Unset: all of it.
   struct Slice {
@@ -58,13 +58,12 @@ class Loader {
       if (source.items.empty() || source.rows.empty() || source.cols.empty()) {
         continue;
       }
-      const DType type = model::RuntimeType(source.tensor.type);
+      ASSIGN_OR_RETURN(const DType type, model::HeldType(slice.kind, source.tensor.type, held_));
+      RETURN_IF_ERROR(CheckBlocks(source, source.tensor.type, slice.kind, layer));
+      RETURN_IF_ERROR(CheckBlocks(source, type, slice.kind, layer));
       job.type = job.sources.empty() ? type : model::CommonType(job.type, type);
       total_ += SourceBytes(source);
       job.sources.push_back(source);
-    }
-    if (widen_) {
-      job.type = DType::kF32;
     }
     if (!job.sources.empty()) {
       jobs_.push_back(std::move(job));
@@ -130,19 +129,22 @@ class Loader {
                           model::CanonicalName(slice.kind, layer), tensor.items, tensor.rows, tensor.cols,
                           source.items.end, source.rows.end, source.cols.end));
     }
-    const int block = kernels::Info(tensor.type).block_elements;
-    if (source.cols.begin % block != 0 || source.cols.end % block != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: columns [%d, %d) cut a block of %d weights of type %s; use a smaller --tp or --ep",
-                          model::CanonicalName(slice.kind, layer), source.cols.begin, source.cols.end, block,
-                          kernels::Info(tensor.type).name));
-    }
     return source;
+  }
+
+  static absl::Status CheckBlocks(const PackSource& source, DType type, TensorKind kind, int layer) {
+    const int block = kernels::Info(type).block_elements;
+    if (source.cols.begin % block != 0 || source.cols.end % block != 0) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: columns [%d, %d) cut a block of %d weights of type %s; use a smaller --tp or --ep",
+          model::CanonicalName(kind, layer), source.cols.begin, source.cols.end, block, kernels::Info(type).name));
+    }
+    return absl::OkStatus();
   }
 
   const model::Checkpoint& checkpoint_;
   kernels::Backend& backend_;
-  const bool widen_;
+  const model::WeightType held_;
   std::unique_ptr<kernels::Stream> stream_;
   std::vector<Job> jobs_;
   int64_t total_ = 0;
@@ -281,12 +283,12 @@ Duties DutiesOf(const model::ShardPlan& plan, int rank) {
 }
 
 absl::StatusOr<Weights> LoadWeights(const model::Checkpoint& checkpoint, const model::ShardPlan& plan, int rank,
-                                    kernels::Backend& backend, bool widen,
+                                    kernels::Backend& backend, model::WeightType held,
                                     const std::function<void(int64_t, int64_t)>& progress) {
   const model::ModelConfig& config = checkpoint.config();
   const model::RankShard& shard = plan.ranks[static_cast<size_t>(rank)];
   const Duties duties = DutiesOf(plan, rank);
-  Loader load(checkpoint, backend, widen);
+  Loader load(checkpoint, backend, held);
   Weights w;
   w.layers.resize(config.layers.size());
   if (duties.vocabulary) {

@@ -69,10 +69,10 @@ struct Duties {
 };
 Duties DutiesOf(const model::ShardPlan& plan, int rank);
 
-// Loads what the plan gives to `rank`; `widen` holds every matrix as F32. `progress` may be null.
+// Loads what the plan gives to `rank`, converted to `held`. `progress` may be null.
 // InvalidArgument: a slice cuts a weight block, or a vector is of an unexpected type; names the tensor.
 absl::StatusOr<Weights> LoadWeights(const model::Checkpoint& checkpoint, const model::ShardPlan& plan, int rank,
-                                    kernels::Backend& backend, bool widen,
+                                    kernels::Backend& backend, model::WeightType held,
                                     const std::function<void(int64_t done, int64_t total)>& progress);
 
 }  // namespace alphecca::forward

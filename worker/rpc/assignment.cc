@@ -61,11 +61,11 @@ absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& a) {
   out.peers.assign(a.peers().begin(), a.peers().end());
   out.communicator = a.communicator();
   out.rendezvous = a.rendezvous();
-  if (a.weights() == "f32") {
-    out.weights = forward::GemmaOptions::Weights::kF32;
-  } else if (a.weights() != "as-file" && !a.weights().empty()) {
-    return Bad(absl::StrCat("weights \"", a.weights(), "\" is neither as-file nor f32"));
+  const absl::StatusOr<model::WeightType> weights = model::ParseWeightType(a.weights());
+  if (!weights.ok()) {
+    return Bad(std::string(weights.status().message()));
   }
+  out.weights = *weights;
   if (a.activations() == "f32") {
     out.activations = kernels::Activations::kF32;
   } else if (a.activations() != "default" && !a.activations().empty()) {

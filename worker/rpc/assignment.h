@@ -9,7 +9,7 @@
 #include "alphecca/v1/cluster.pb.h"
 #include "common/ids.h"
 #include "kernels/backend.h"
-#include "worker/forward/gemma.h"
+#include "model/weight_type.h"
 
 namespace alphecca::worker {
 
@@ -22,7 +22,7 @@ struct ShardAssignment {
   int tp = 1;
   int ep = 1;
   int rank = 0;
-  forward::GemmaOptions::Weights weights = forward::GemmaOptions::Weights::kAsFile;
+  model::WeightType weights = model::WeightType::kAsFile;
   kernels::Activations activations = kernels::Activations::kDefault;
   kernels::DType kv_type = kernels::DType::kBF16;
   int64_t context = 0;    // 0: the model's

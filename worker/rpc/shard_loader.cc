@@ -1,8 +1,6 @@
 #include "worker/rpc/shard_loader.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -31,8 +29,7 @@ absl::StatusOr<model::ShardPlan> MakePlan(const model::Checkpoint& checkpoint, c
                                                       " on this host, the coordinator saw ", a.revision,
                                                       ": the same files must be on all hosts"));
   }
-  ASSIGN_OR_RETURN(const int64_t unit, model::ColumnUnit(checkpoint));
-  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint.config(), a.tp, a.ep, unit));
+  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint, a.tp, a.ep, a.weights));
   if (const std::string hash = plan.Hash(); !a.plan_hash.empty() && hash != a.plan_hash) {
     return absl::FailedPreconditionError(absl::StrCat("the shard plan of ", a.checkpoint, " for tp ", a.tp, ", ep ",
                                                       a.ep, " is ", hash, " here, ", a.plan_hash,
@@ -63,29 +60,11 @@ absl::StatusOr<std::unique_ptr<comm::Communicator>> Connect(const ShardAssignmen
 #endif
 }
 
-// Bytes of the checkpoint's files: what the weights of all ranks take, within a few percent.
-int64_t FileBytes(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  if (!fs::is_directory(path, error)) {
-    const auto bytes = fs::file_size(path, error);
-    return error ? 0 : static_cast<int64_t>(bytes);
-  }
-  int64_t total = 0;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().extension() == ".safetensors") {
-      const auto bytes = it->file_size(error);
-      total += error ? 0 : static_cast<int64_t>(bytes);
-    }
-  }
-  return total;
-}
-
 // What this rank can give to KV; the group takes the least of all ranks, since their pools must be equal.
-absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const DeviceOptions& device, kernels::Backend& backend,
-                                 comm::Communicator& comm) {
-  const int widened = a.weights == forward::GemmaOptions::Weights::kF32 ? 2 : 1;  // most files hold 16 bits a weight
-  const int64_t weights = FileBytes(a.checkpoint) / a.size() * widened;
+absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoint& checkpoint,
+                                 const DeviceOptions& device, kernels::Backend& backend, comm::Communicator& comm) {
+  ASSIGN_OR_RETURN(const int64_t all_weights, model::HeldBytes(checkpoint, a.weights));
+  const int64_t weights = all_weights / a.size();
   int64_t budget = std::min(device.memory_bytes - weights, device.max_kv_bytes);
   const std::unique_ptr<kernels::Stream> stream = backend.CreateStream();
   std::vector<int64_t> budgets(static_cast<size_t>(comm.size()));
@@ -146,7 +125,7 @@ absl::Status LoadShard(const ShardAssignment& a, const DeviceOptions& device, Wo
   options.max_sequences = a.max_sequences > 0 ? a.max_sequences : kDefaultMaxSequences;
   options.kv_type = a.kv_type;
   options.weights = a.weights;
-  ASSIGN_OR_RETURN(options.kv_budget_bytes, KvBudget(a, device, *backend, *shard.metered));
+  ASSIGN_OR_RETURN(options.kv_budget_bytes, KvBudget(a, *shard.checkpoint, device, *backend, *shard.metered));
   ASSIGN_OR_RETURN(shard.loaded, engine::ShardRunner::Create(*shard.checkpoint, plan, a.rank, *backend, *shard.metered,
                                                              options, hooks.progress));
   shard.runner = MeterRunner(*shard.loaded, metrics);

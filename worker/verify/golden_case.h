@@ -44,6 +44,7 @@ struct GoldenCase {
   std::string checkpoint;  // what model::Checkpoint::Open takes
   bool gguf = false;
   std::vector<GoldenPrompt> prompts;  // shortest first
+  double tie = 0.0;                   // F32 ids may differ below this margin
   std::optional<MeasuredError> peer;  // GGUF: how far another engine's int8 kernels are, on log-probabilities
 };
 

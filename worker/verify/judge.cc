@@ -303,7 +303,7 @@ class Judging {
     if (rule_ == Rule::kInt8) {
       return golden_.peer.has_value() ? kMaxAbsFactor * golden_.peer->max_abs : 0.0;
     }
-    return rule_ == Rule::kBf16 && prompt.bf16.has_value() ? kMaxAbsFactor * prompt.bf16->max_abs : 0.0;
+    return rule_ == Rule::kBf16 && prompt.bf16.has_value() ? kMaxAbsFactor * prompt.bf16->max_abs : golden_.tie;
   }
 
   void Greedy(const GoldenPrompt& prompt, const PromptRun& run) {

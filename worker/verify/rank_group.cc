@@ -294,7 +294,7 @@ void GroupStep::Add(int32_t token, int32_t position, bool logits, int32_t slot) 
 
 absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Create(const model::Checkpoint& checkpoint,
                                                              const GroupOptions& options) {
-  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint, options.tp, options.ep));
+  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint, options.tp, options.ep, options.weights));
   auto group = std::make_unique<ThreadRankGroup>(checkpoint, options, std::move(plan));
   RETURN_IF_ERROR(group->Load());
   return group;

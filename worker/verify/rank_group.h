@@ -24,7 +24,7 @@ struct GroupOptions {
   int ep = 1;
   Kernels kernels = Kernels::kCpu;
   kernels::BackendOptions backend = {};  // threads 0: the machine's, shared among the ranks
-  forward::GemmaOptions::Weights weights = forward::GemmaOptions::Weights::kAsFile;
+  model::WeightType weights = model::WeightType::kAsFile;
   kernels::DType kv_type = kernels::DType::kF32;
   int slots = 1;
   int64_t context = 1024;  // tokens of a slot at most

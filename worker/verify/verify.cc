@@ -12,6 +12,8 @@
 #include "model/checkpoint.h"
 #include "model/shard_plan.h"
 #include "worker/verify/golden_case.h"
+#include "worker/verify/prompt_runner.h"
+#include "worker/verify/reference.h"
 
 namespace alphecca::verify {
 namespace {
@@ -19,157 +21,18 @@ namespace {
 using kernels::DType;
 
 // Whether some matrix is held in a type that default activations meet with int8.
-absl::StatusOr<bool> IsQuantised(const model::Checkpoint& checkpoint) {
-  for (const model::TensorSpec& spec : model::Catalogue(checkpoint.config())) {
-    const absl::StatusOr<kernels::HostTensor> tensor = checkpoint.Find(spec.kind, spec.layer);
-    if (!tensor.ok()) {
-      continue;  // fused experts that the file holds split: their type shows in the down projection
+absl::StatusOr<bool> IsQuantised(const model::Checkpoint& checkpoint, model::WeightType weights) {
+  for (const model::TensorSpec& spec : model::TensorsOf(checkpoint)) {
+    if (model::IsVector(spec.kind) || spec.kind == model::TensorKind::kPerLayerEmbedding) {
+      continue;
     }
-    const DType type = model::RuntimeType(tensor->type);
+    ASSIGN_OR_RETURN(const kernels::HostTensor tensor, checkpoint.Find(spec.kind, spec.layer));
+    ASSIGN_OR_RETURN(const DType type, model::HeldType(spec.kind, tensor.type, weights));
     if (type == DType::kQ4_0 || type == DType::kQ8_0 || type == DType::kQ6_K) {
       return true;
     }
   }
   return false;
-}
-
-// Keeps what the probe sees, rows of successive steps one under another.
-class Recorder {
- public:
-  Recorder() {
-    probe_.on_rows = [this](const char* name, int layer, std::span<const float> values, int64_t, int64_t cols) {
-      RowLog& log = log_[{name, layer}];
-      log.cols = cols;
-      log.values.insert(log.values.end(), values.begin(), values.end());
-    };
-  }
-  Recorder(const Recorder&) = delete;
-  Recorder& operator=(const Recorder&) = delete;
-
-  const forward::Probe* probe() const { return &probe_; }
-  ProbeLog Take() { return std::exchange(log_, {}); }
-
- private:
-  forward::Probe probe_;
-  ProbeLog log_;
-};
-
-// The relative gap between the k-th and the next probability of a softmax over the logits.
-double RouterGap(std::span<const float> logits, int k) {
-  std::vector<float> sorted(logits.begin(), logits.end());
-  std::sort(sorted.begin(), sorted.end(), std::greater<>());
-  if (k >= static_cast<int>(sorted.size())) {
-    return HUGE_VAL;
-  }
-  // (p_k - p_next) / p_k: the normaliser cancels.
-  return 1.0 - std::exp(static_cast<double>(sorted[static_cast<size_t>(k)]) -
-                        static_cast<double>(sorted[static_cast<size_t>(k) - 1]));
-}
-
-double SmallestRouterGap(const ProbeLog& log, int k) {
-  double smallest = HUGE_VAL;
-  for (const auto& [key, rows] : log) {
-    for (int64_t r = 0; key.first == "router_logits" && r < rows.rows(); ++r) {
-      const auto row =
-          std::span(rows.values).subspan(static_cast<size_t>(r * rows.cols), static_cast<size_t>(rows.cols));
-      smallest = std::min(smallest, RouterGap(row, k));
-    }
-  }
-  return smallest;
-}
-
-// Runs one prompt and its continuation, one token a step, along the golden ids.
-class PromptRunner {
- public:
-  PromptRunner(RankGroup& group, const model::ModelConfig& config, int64_t step_rows)
-      : group_(group), config_(config), step_rows_(step_rows) {}
-
-  absl::StatusOr<PromptRun> Run(const GoldenPrompt& prompt) {
-    PromptRun run;
-    run.vocab = config_.vocab;
-    Recorder recorder;
-    group_.set_probe(recorder.probe());
-    absl::Status status = Prefill(prompt, run);
-    if (status.ok()) {
-      run.probe = recorder.Take();
-      run.router_gaps.push_back(SmallestRouterGap(run.probe, config_.experts_per_token));
-      // Hidden rows are wanted of the prompt alone; routers are watched to the end.
-      group_.set_probe(config_.experts > 0 ? recorder.probe() : nullptr);
-      status = Decode(prompt, recorder, run);
-    }
-    group_.set_probe(nullptr);
-    RETURN_IF_ERROR(status);
-    return run;
-  }
-
- private:
-  absl::Status Prefill(const GoldenPrompt& prompt, PromptRun& run) {
-    const auto length = static_cast<int64_t>(prompt.input_ids.size());
-    const bool all_rows = prompt.Find("logits") != nullptr;
-    for (int64_t begin = 0; begin < length; begin += step_rows_) {
-      GroupStep step;
-      for (int64_t p = begin; p < std::min(begin + step_rows_, length); ++p) {
-        step.Add(prompt.input_ids[static_cast<size_t>(p)], static_cast<int32_t>(p), all_rows || p + 1 == length);
-      }
-      ASSIGN_OR_RETURN(const GroupResult result, group_.Run(step));
-      run.prompt_logits.insert(run.prompt_logits.end(), result.logits.begin(), result.logits.end());
-      if (begin + step_rows_ >= length) {
-        RETURN_IF_ERROR(Take(result, run));
-        run.final_norm.assign(result.hidden.end() - config_.hidden, result.hidden.end());
-      }
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Decode(const GoldenPrompt& prompt, Recorder& recorder, PromptRun& run) {
-    auto position = static_cast<int32_t>(prompt.input_ids.size());
-    for (size_t s = 0; s + 1 < prompt.greedy_ids.size(); ++s, ++position) {
-      GroupStep step;
-      step.Add(prompt.greedy_ids[s], position, true);
-      ASSIGN_OR_RETURN(const GroupResult result, group_.Run(step));
-      RETURN_IF_ERROR(Take(result, run));
-      run.router_gaps.push_back(SmallestRouterGap(recorder.Take(), config_.experts_per_token));
-    }
-    return absl::OkStatus();
-  }
-
-  // The last row of a step: its logits and the token that the sampler chose from them.
-  absl::Status Take(const GroupResult& result, PromptRun& run) {
-    const std::span<const float> row = result.logit_row(static_cast<int64_t>(result.choices.size()) - 1);
-    const int32_t token = result.choices.back().token;
-    const auto best = static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
-    if (token != best) {
-      return absl::InternalError(
-          absl::StrFormat("the sampler chose token %d, the largest logit is that of %d", token, best));
-    }
-    run.step_logits.insert(run.step_logits.end(), row.begin(), row.end());
-    run.ids.push_back(token);
-    return absl::OkStatus();
-  }
-
-  RankGroup& group_;
-  const model::ModelConfig& config_;
-  const int64_t step_rows_;
-};
-
-int64_t LongestSequence(const GoldenCase& golden) {
-  size_t longest = 1;
-  for (const GoldenPrompt& prompt : golden.prompts) {
-    longest = std::max(longest, prompt.input_ids.size() + prompt.greedy_ids.size());
-  }
-  return static_cast<int64_t>(longest);
-}
-
-absl::StatusOr<std::vector<PromptRun>> RunPrompts(const model::Checkpoint& checkpoint, const GoldenCase& golden,
-                                                  const GroupOptions& options) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<RankGroup> group, RankGroup::Create(checkpoint, options));
-  std::vector<PromptRun> runs;
-  for (const GoldenPrompt& prompt : golden.prompts) {
-    PromptRunner runner(*group, checkpoint.config(), options.max_rows);
-    ASSIGN_OR_RETURN(PromptRun run, runner.Run(prompt));
-    runs.push_back(std::move(run));
-  }
-  return runs;
 }
 
 // Near-ties of routers are a property of the F32 computation: runs it and hands its gaps to the runs that are judged.
@@ -229,24 +92,28 @@ nlohmann::ordered_json ToJson(const VerifyReport& report) {
 absl::StatusOr<VerifyReport> StartReport(const GoldenCase& golden, const model::Checkpoint& checkpoint,
                                          const VerifyOptions& options) {
   RETURN_IF_ERROR(CheckTokens(golden, checkpoint.config()));
-  if (golden.gguf && options.widen_weights) {
+  if (golden.gguf && options.weights != model::WeightType::kAsFile) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: a GGUF file keeps its own weight types; leave out --weights", golden.name));
   }
-  ASSIGN_OR_RETURN(const bool quantised, IsQuantised(checkpoint));
+  ASSIGN_OR_RETURN(const bool quantised, IsQuantised(checkpoint, options.weights));
   const bool moe = checkpoint.config().experts > 0;
-  const bool int8 = quantised && !options.f32_activations && !options.widen_weights && options.kernels != Kernels::kRef;
+  const bool int8 = quantised && !options.f32_activations && options.kernels != Kernels::kRef;
   const bool bf16_kv = !options.f32_activations && options.bf16_kv.value_or(int8);
 
   VerifyReport report;
   report.case_name = golden.name;
   report.tp = options.tp;
   report.ep = options.ep.value_or(moe ? options.tp : 1);
-  report.weights = golden.gguf ? "gguf" : options.widen_weights ? "f32" : "bf16";
+  report.weights = golden.gguf ? "gguf"
+                   : options.weights == model::WeightType::kAsFile
+                       ? "bf16"
+                       : std::string(model::WeightTypeName(options.weights));
   report.kernels = KernelsName(options.kernels);
   report.activations = int8 ? "int8" : "f32";
   report.kv = bf16_kv ? "bf16" : "f32";
-  report.rule = int8 ? Rule::kInt8 : bf16_kv ? Rule::kBf16 : Rule::kF32;
+  // The int8 rule wants a peer's error, which GGUF cases alone have.
+  report.rule = int8 && golden.gguf ? Rule::kInt8 : int8 || bf16_kv ? Rule::kBf16 : Rule::kF32;
   return report;
 }
 
@@ -254,9 +121,12 @@ absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const Veri
   if (options.step_rows < 1) {
     return absl::InvalidArgumentError(absl::StrFormat("step_rows is %d: 1 or more", options.step_rows));
   }
-  ASSIGN_OR_RETURN(const GoldenCase golden, ReadGoldenCase(directory));
+  ASSIGN_OR_RETURN(GoldenCase golden, ReadGoldenCase(directory));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(golden.checkpoint));
   ASSIGN_OR_RETURN(VerifyReport report, StartReport(golden, *checkpoint, options));
+  if (NeedsOwnReference(options.weights)) {
+    ASSIGN_OR_RETURN(golden, OwnReference(golden, *checkpoint, options.weights, options.step_rows));
+  }
 
   GroupOptions group;
   group.tp = report.tp;
@@ -264,8 +134,7 @@ absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const Veri
   group.kernels = options.kernels;
   group.backend.activations = options.f32_activations ? kernels::Activations::kF32 : kernels::Activations::kDefault;
   group.backend.threads = options.threads == 0 ? 0 : std::max(1, options.threads / std::max(report.tp, report.ep));
-  group.weights =
-      options.widen_weights ? forward::GemmaOptions::Weights::kF32 : forward::GemmaOptions::Weights::kAsFile;
+  group.weights = options.weights;
   group.kv_type = report.kv == "bf16" ? DType::kBF16 : DType::kF32;
   group.context = LongestSequence(golden);
   group.max_rows = std::min(options.step_rows, group.context);

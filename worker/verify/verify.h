@@ -16,8 +16,9 @@ namespace alphecca::verify {
 struct VerifyOptions {
   int tp = 1;
   std::optional<int> ep = std::nullopt;  // unset: tp for a mixture of experts, else 1
-  bool widen_weights = false;            // hold weights as F32; InvalidArgument on GGUF, which keeps its own types
-  bool f32_activations = false;          // also where the weights are quantised; forces an F32 KV cache
+  // InvalidArgument for another on GGUF, which keeps its own types.
+  model::WeightType weights = model::WeightType::kAsFile;
+  bool f32_activations = false;                // also where the weights are quantised; forces an F32 KV cache
   std::optional<bool> bf16_kv = std::nullopt;  // unset: F32 if activations are, else BF16
   Kernels kernels = Kernels::kCpu;
   int threads = 0;          // of all ranks together; 0: the machine's
@@ -28,7 +29,7 @@ struct VerifyReport {
   std::string case_name;
   int tp = 1;
   int ep = 1;
-  std::string weights;      // "f32", "bf16", "gguf"
+  std::string weights;      // "f32", "bf16", "sfp8", "q4_0", "gguf"
   std::string kernels;      // "cpu", "ref"
   std::string activations;  // "f32", "int8"
   std::string kv;           // "f32", "bf16"

@@ -21,7 +21,7 @@ class HostTest : public testing::Test {
 };
 
 HostTensor FloatTensor(const std::vector<float>& values, int64_t items, int64_t rows, int64_t cols) {
-  return {DType::kF32, reinterpret_cast<const std::byte*>(values.data()), items, rows, cols, 1.0F};
+  return {DType::kF32, reinterpret_cast<const std::byte*>(values.data()), items, rows, cols};
 }
 
 TEST_F(HostTest, BuffersAreAlignedZeroedAndWritable) {
@@ -86,8 +86,9 @@ TEST_F(HostTest, PackSaysWhatIsWrong) {
   HostTensor q6 = t;
   q6.type = DType::kQ6_K;
   q6.cols = 256;
-  q6.scale = 2.0F;
-  EXPECT_THAT(message({{q6, {0, 1}, {0, 1}, {0, 256}}}, DType::kQ6_K), HasSubstr("tensor scale 2"));
+  const std::vector<float> two(static_cast<size_t>(q6.rows), 2.0F);
+  q6.scales = two.data();
+  EXPECT_THAT(message({{q6, {0, 1}, {0, 1}, {0, 256}}}, DType::kQ6_K), HasSubstr("scales of rows on Q6_K"));
   HostTensor empty = t;
   empty.data = nullptr;
   EXPECT_THAT(message({{empty, {0, 1}, {0, 1}, {0, 64}}}, DType::kF32), HasSubstr("without data"));

@@ -30,7 +30,8 @@ void RunPerLayer(OpRun& run, DType type, bool in_place) {
   constexpr int64_t kWidth = 64;
   constexpr int64_t kCols = 4 * kWidth;
   const StepMaker maker = LookupStep(run, 8);
-  const HostTensor table = run.Encoded(1, 41, kCols, type);
+  HostTensor table = run.Encoded(1, 41, kCols, type);
+  table.scales = type == DType::kSFP8 ? run.Scales(table.rows) : nullptr;
   const Step& step = run.Upload(maker.Input(), nullptr, nullptr);
   const Tensor ctx = run.Random(step.rows, kCols);
   const Tensor out = in_place ? ctx : run.Empty(step.rows, kCols, 1);

@@ -97,7 +97,7 @@ void AddPackCases(std::vector<OpCase>& cases) {
         {"MatMul", "MatMul_packed_from_slices_to_" + TypeName(to), [to](OpRun& run) {
            const HostTensor a = run.Encoded(1, 20, 256, DType::kBF16);
            HostTensor b = run.Encoded(1, 9, 512, DType::kSFP8);
-           b.scale = 2.5F;
+           b.scales = run.Scales(9);
            const HostTensor c = run.Encoded(1, 6, 256, DType::kQ5_0);
            const Matrix& m = run.Packed(
                {{a, {0, 1}, {3, 17}, {32, 160}}, {b, {0, 1}, {0, 9}, {384, 512}}, {c, {0, 1}, {5, 6}, {0, 128}}}, to);

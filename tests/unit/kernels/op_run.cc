@@ -125,7 +125,15 @@ HostTensor OpRun::Encoded(int64_t items, int64_t rows, int64_t cols, DType type)
     FillRandomBlocks(random_, type, sigma, *bytes);
   }
   files_.push_back(std::move(bytes));
-  return {type, files_.back()->data(), items, rows, cols, 1.0F};
+  return {type, files_.back()->data(), items, rows, cols};
+}
+
+const float* OpRun::Scales(int64_t rows) {
+  std::vector<float>& scales = *scales_.emplace_back(std::make_unique<std::vector<float>>());
+  for (int64_t row = 0; row < rows; ++row) {
+    scales.push_back(0.5F + static_cast<float>(Uniform(0, 11)) / 4.0F);
+  }
+  return scales.data();
 }
 
 const Matrix& OpRun::Packed(const std::vector<PackSource>& sources, DType type) {

@@ -45,6 +45,8 @@ class OpRun {
   const Matrix& Weights(int64_t items, int64_t rows, int64_t cols, DType type);
   // Encoded random rows of any decodable type, alive as long as the run.
   HostTensor Encoded(int64_t items, int64_t rows, int64_t cols, DType type);
+  // Scales of rows in [0.5, 3.5), alive as long as the run.
+  const float* Scales(int64_t rows);
   const Matrix& Packed(const std::vector<PackSource>& sources, DType type);
 
   KvPool* Pool(const KvPoolSpec& spec);
@@ -69,6 +71,7 @@ class OpRun {
   std::vector<std::unique_ptr<KvPool>> pools_;
   std::vector<std::unique_ptr<Step>> steps_;
   std::vector<std::unique_ptr<std::vector<std::byte>>> files_;
+  std::vector<std::unique_ptr<std::vector<float>>> scales_;
   std::vector<OpOutput> outputs_;
 };
 

@@ -121,7 +121,7 @@ TEST(ConvertTest, IntegersTimesAScaleFitQ8_0Exactly) {
     }
     std::vector<std::byte> out(static_cast<size_t>(RowBytes(DType::kQ8_0, 64)));
     std::vector<float> scratch(64);
-    EXPECT_EQ(ConvertRow(from, row.data(), {32, 96}, 1.0F, DType::kQ8_0, scratch.data(), out.data()), 1.0F);
+    EXPECT_EQ(ConvertRow(from, row.data(), 96, {32, 96}, 1.0F, DType::kQ8_0, scratch.data(), out.data()), 1.0F);
     std::vector<float> want(64);
     std::vector<float> got(64);
     DecodeRow(from, row.data(), {32, 96}, 1.0F, want.data());
@@ -137,7 +137,7 @@ TEST(ConvertTest, Sfp8BecomesBf16Exactly) {
   }
   std::vector<std::byte> out(512);
   std::vector<float> scratch(256);
-  ConvertRow(DType::kSFP8, row.data(), {0, 256}, 1.0F, DType::kBF16, scratch.data(), out.data());
+  ConvertRow(DType::kSFP8, row.data(), 256, {0, 256}, 1.0F, DType::kBF16, scratch.data(), out.data());
   for (size_t i = 0; i < 256; ++i) {
     float value = 0.0F;
     DecodeRow(DType::kBF16, out.data() + 2 * i, {0, 1}, 1.0F, &value);
@@ -152,11 +152,35 @@ TEST(ConvertTest, Sfp8ScalesLargeRows) {
   EncodeRow(DType::kF32, values, 1.0F, row.data());
   std::vector<std::byte> out(8);
   std::vector<float> scratch(8);
-  const float scale = ConvertRow(DType::kF32, row.data(), {0, 8}, 1.0F, DType::kSFP8, scratch.data(), out.data());
+  const float scale = ConvertRow(DType::kF32, row.data(), 8, {0, 8}, 1.0F, DType::kSFP8, scratch.data(), out.data());
   EXPECT_EQ(scale, 4.0F);
   std::vector<float> got(8);
   DecodeRow(DType::kSFP8, out.data(), {0, 8}, scale, got.data());
   EXPECT_EQ(got, values);
+}
+
+TEST(ConvertTest, SlicesOfARowAreTheRow) {
+  std::mt19937 random(11);
+  std::vector<float> values(128);
+  for (float& v : values) {
+    v = static_cast<float>(random() % 1000) / 2000.0F;
+  }
+  values[100] = 9.0F;  // the largest lies in the last slice; the first takes its scale
+  std::vector<std::byte> row(values.size() * sizeof(float));
+  EncodeRow(DType::kF32, values, 1.0F, row.data());
+  std::vector<float> scratch(128);
+  for (const DType to : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0}) {
+    std::vector<std::byte> whole(static_cast<size_t>(RowBytes(to, 128)));
+    const float scale = ConvertRow(DType::kF32, row.data(), 128, {0, 128}, 1.0F, to, scratch.data(), whole.data());
+    EXPECT_EQ(scale, to == DType::kSFP8 ? 4.8F : 1.0F);
+    std::vector<std::byte> joined(whole.size());
+    for (const Range part : {Range{0, 32}, Range{32, 64}, Range{64, 128}}) {
+      EXPECT_EQ(ConvertRow(DType::kF32, row.data(), 128, part, 1.0F, to, scratch.data(),
+                           joined.data() + RowBytes(to, part.begin)),
+                scale);
+    }
+    EXPECT_EQ(joined, whole) << TypeName(to);
+  }
 }
 
 TEST(ConvertTest, SaysWhatItCannotDo) {

@@ -23,7 +23,7 @@ class RefHandTest : public testing::Test {
  protected:
   // A matrix [items, rows, cols] of F32.
   const Matrix& F32(const std::vector<float>& values, int64_t items, int64_t rows, int64_t cols) {
-    return run_.Packed({{{DType::kF32, reinterpret_cast<const std::byte*>(values.data()), items, rows, cols, 1.0F},
+    return run_.Packed({{{DType::kF32, reinterpret_cast<const std::byte*>(values.data()), items, rows, cols},
                          {0, items},
                          {0, rows},
                          {0, cols}}},
@@ -124,7 +124,7 @@ TEST_F(RefHandTest, PerLayerInput) {
   const std::vector<float> table = {0.5, 0, 0, 0, 1, 2, 3, 4};  // two ids, two layers of width two
   const Tensor ctx = run_.Put({3, 4, 6, 8, 3, 4, 6, 8}, 2, 4);
   ref_->PerLayerInput(stream_, step,
-                      {.table = {DType::kF32, reinterpret_cast<const std::byte*>(table.data()), 1, 2, 4, 1.0F},
+                      {.table = {DType::kF32, reinterpret_cast<const std::byte*>(table.data()), 1, 2, 4},
                        .table_scale = 16.0F,
                        .ctx = ctx,
                        .norm = run_.Floats({1, 2}),

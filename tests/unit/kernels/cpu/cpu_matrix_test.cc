@@ -28,7 +28,7 @@ TEST(CpuMatrixTest, RowsComeBackAsTheyWere) {
     constexpr int64_t kCols = 512;
     const int64_t row_bytes = RowBytes(type, kCols);
     const std::vector<std::byte> file = RandomBytes(kItems * kRows * row_bytes);
-    const HostTensor tensor = {type, file.data(), kItems, kRows, kCols, 1.0F};
+    const HostTensor tensor = {type, file.data(), kItems, kRows, kCols};
     const std::vector<PackSource> sources = {{tensor, {0, kItems}, {0, kRows}, {0, kCols}}};
     const auto matrix = PackCpu(sources, type, pool);
     ASSERT_TRUE(matrix.ok());
@@ -46,8 +46,12 @@ TEST(CpuMatrixTest, SlicesDecodeLikeThoseOfTheHostMatrix) {
   ThreadPool pool(2);
   const std::vector<std::byte> a_bytes = RandomBytes(3 * 20 * RowBytes(DType::kQ8_0, 128));
   const std::vector<std::byte> b_bytes = RandomBytes(4 * 9 * RowBytes(DType::kSFP8, 64));
-  const HostTensor a = {DType::kQ8_0, a_bytes.data(), 3, 20, 128, 1.0F};
-  const HostTensor b = {DType::kSFP8, b_bytes.data(), 4, 9, 64, 3.0F};
+  const HostTensor a = {DType::kQ8_0, a_bytes.data(), 3, 20, 128};
+  std::vector<float> b_scales;
+  for (int row = 0; row < 4 * 9; ++row) {
+    b_scales.push_back(1.0F + static_cast<float>(row) / 8.0F);
+  }
+  const HostTensor b = {DType::kSFP8, b_bytes.data(), 4, 9, 64, b_scales.data()};
   const std::vector<PackSource> sources = {{a, {1, 3}, {2, 17}, {64, 128}}, {b, {0, 2}, {0, 9}, {0, 64}}};
   for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0}) {
     const auto want = PackHost(sources, type);
@@ -71,7 +75,7 @@ TEST(CpuMatrixTest, SlicesDecodeLikeThoseOfTheHostMatrix) {
 TEST(CpuMatrixTest, RefusesBadSources) {
   ThreadPool pool(1);
   const std::vector<std::byte> bytes = RandomBytes(8 * RowBytes(DType::kQ8_0, 64));
-  const HostTensor t = {DType::kQ8_0, bytes.data(), 1, 8, 64, 1.0F};
+  const HostTensor t = {DType::kQ8_0, bytes.data(), 1, 8, 64};
   const auto refused = [&](std::vector<PackSource> sources, DType type) {
     return PackCpu(sources, type, pool).status().code() == absl::StatusCode::kInvalidArgument;
   };

@@ -74,7 +74,7 @@ TEST(Int8ExactTest, WholeActivationsLoseNothing) {
       for (const Numbers numbers : {Numbers::kRandom, Numbers::kLowest, Numbers::kHighest, Numbers::kAlternating}) {
         for (const bool extreme : {false, true}) {
           const std::vector<std::byte> file = Weights(type, numbers);
-          const HostTensor tensor = {type, file.data(), 1, kRows, kCols, 1.0F};
+          const HostTensor tensor = {type, file.data(), 1, kRows, kCols};
           const OpCase op_case = {"MatMul", "exact", [&](OpRun& run) {
                                     const Matrix& m = run.Packed({{tensor, {0, 1}, {0, kRows}, {0, kCols}}}, type);
                                     const Tensor in = run.Put(WholeActivations(extreme), kTokens, kCols);
