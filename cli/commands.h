@@ -16,6 +16,8 @@ void AddGenerate(CLI::App& app, int& result);
 void AddChat(CLI::App& app, int& result);
 void AddStatus(CLI::App& app, int& result);
 void AddVerify(CLI::App& app, int& result);
+void AddConvert(CLI::App& app, int& result);
+void AddPerplexity(CLI::App& app, int& result);
 void AddPull(CLI::App& app, int& result);
 void AddFilters(CLI::App& app, int& result);
 

@@ -19,6 +19,8 @@ int main(int argc, char** argv) {
   alphecca::cli::AddChat(app, result);
   alphecca::cli::AddStatus(app, result);
   alphecca::cli::AddVerify(app, result);
+  alphecca::cli::AddConvert(app, result);
+  alphecca::cli::AddPerplexity(app, result);
   alphecca::cli::AddPull(app, result);
   alphecca::cli::AddFilters(app, result);
   try {

@@ -1,5 +1,6 @@
 #include "model/checkpoint.h"
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "model/gguf.h"
 #include "model/hash.h"
@@ -159,19 +161,53 @@ class MappedCheckpoint final : public Checkpoint {
     const SafetensorsTensor& tensor = *entry->tensor;
     located.path = entry->file->path();
     located.offset = tensor.offset;
-    if (!tensor.type || tensor.shape.size() > 3) {
+    std::optional<DType> type = tensor.type;
+    const float* scales = nullptr;
+    if (tensor.dtype == "U8") {
+      ASSIGN_OR_RETURN(scales, Sfp8Scales(set, located, tensor));
+      type = scales != nullptr ? std::optional(DType::kSFP8) : std::nullopt;
+    }
+    if (!type || tensor.shape.size() > 3) {
       return absl::InvalidArgumentError(Text(located.path, ": tensor ", located.name, " has the dtype ", tensor.dtype,
                                              " and ", tensor.shape.size(),
                                              " dimensions; expected F32, F16 or BF16 and at most 3"));
     }
     const std::vector<int64_t>& shape = tensor.shape;
     const size_t rank = shape.size();
-    located.tensor = {.type = *tensor.type,
+    located.tensor = {.type = *type,
                       .data = tensor.data.data(),
                       .items = rank < 3 ? 1 : shape[0],
                       .rows = rank < 2 ? 1 : shape[rank - 2],
-                      .cols = rank < 1 ? 1 : shape[rank - 1]};
+                      .cols = rank < 1 ? 1 : shape[rank - 1],
+                      .scales = scales};
     return std::optional<Located>(std::move(located));
+  }
+
+  // Bytes are SFP8 where a tensor of the same name with ".sfp8_scale" holds a factor for each row; null where none
+  // does.
+  static absl::StatusOr<const float*> Sfp8Scales(const SafetensorsSet& set, const Located& located,
+                                                 const SafetensorsTensor& tensor) {
+    const auto entry = set.Find(Text(located.name, kSfp8ScaleSuffix));
+    if (!entry || tensor.shape.empty()) {
+      return nullptr;
+    }
+    const SafetensorsTensor& scales = *entry->tensor;
+    const std::vector<int64_t> rows(tensor.shape.begin(), tensor.shape.end() - 1);
+    if (scales.type != DType::kF32 || scales.shape != rows ||
+        reinterpret_cast<uintptr_t>(scales.data.data()) % alignof(float) != 0) {
+      return absl::InvalidArgumentError(Text(entry->file->path(), ": tensor ", scales.name, " is ", scales.dtype, " [",
+                                             absl::StrJoin(scales.shape, ", "), "]; F32 [", absl::StrJoin(rows, ", "),
+                                             "] at a multiple of 4 bytes ", "is expected, a factor for each row of ",
+                                             located.name));
+    }
+    const auto* values = reinterpret_cast<const float*>(scales.data.data());
+    for (size_t row = 0; row < scales.data.size() / sizeof(float); ++row) {
+      if (!(std::isfinite(values[row]) && values[row] > 0.0F)) {
+        return absl::InvalidArgumentError(Text(entry->file->path(), ": tensor ", scales.name, " holds ", values[row],
+                                               " at ", row, "; a positive number is expected"));
+      }
+    }
+    return values;
   }
 
   // What the names of this checkpoint begin with.

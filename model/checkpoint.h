@@ -22,8 +22,9 @@ class Checkpoint {
   // `path`: a directory with config.json (or config.hf5.json) and model.safetensors or model.safetensors.index.json,
   // one with model.gguf and no config.json, or one .gguf file. NotFound, InvalidArgument, DataLoss: messages name the
   // file and the tensor or key. Every tensor of Catalogue(config) is present, of a known type and the right shape, and
-  // lies within its file; vectors are F32, F16 or BF16. config().vocab is what the embedding has: files may hold fewer
-  // rows than config.json says. Other tensors (towers, lm_head, K and V of layers that share) are ignored.
+  // lies within its file; vectors are F32, F16 or BF16; SFP8 is as model/safetensors.h says. config().vocab is what the
+  // embedding has: files may hold fewer rows than config.json says. Other tensors (towers, lm_head, K and V of layers
+  // that share) are ignored.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
   // The same over a container that is already open.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> FromGguf(std::unique_ptr<GgufFile> file);

@@ -53,6 +53,12 @@ struct GgufTensor {
 // Thread rule: immutable after creation. All views point into the mapping and live as long as this object.
 class GgufFile {
  public:
+  struct Value {
+    GgufType type = GgufType::kU8;
+    GgufArray array;                  // of kArray
+    std::span<const std::byte> data;  // of all others; strings without their length
+  };
+
   // Checks every count, length, offset and type before use. DataLoss for a truncated file, InvalidArgument for one that
   // is no GGUF file, contradicts itself or holds a tensor type that we do not read; messages name the key or tensor.
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
@@ -74,17 +80,17 @@ class GgufFile {
   absl::StatusOr<std::vector<int64_t>> Ints(std::string_view key) const;
   absl::StatusOr<std::vector<double>> Floats(std::string_view key) const;
   absl::StatusOr<std::vector<std::string_view>> Strings(std::string_view key) const;
+  // A value as it lies in the file; null if there is none.
+  const Value* Raw(std::string_view key) const {
+    const auto it = values_.find(key);
+    return it == values_.end() ? nullptr : &it->second;
+  }
   std::vector<std::string_view> keys() const { return keys_; }  // in the file's order
 
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* FindTensor(std::string_view name) const;  // null if there is none
 
  private:
-  struct Value {
-    GgufType type = GgufType::kU8;
-    GgufArray array;                  // of kArray
-    std::span<const std::byte> data;  // of all others; strings without their length
-  };
   class Parser;
 
   GgufFile() = default;

@@ -17,6 +17,9 @@
 
 namespace alphecca::model {
 
+// SFP8 has no dtype of its own: its codes are a U8 tensor NAME beside an F32 tensor NAME.sfp8_scale, one factor a row.
+inline constexpr std::string_view kSfp8ScaleSuffix = ".sfp8_scale";
+
 struct SafetensorsTensor {
   std::string name;
   std::string dtype;                   // as the file writes it: "BF16"

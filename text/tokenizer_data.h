@@ -12,7 +12,8 @@
 
 namespace alphecca::model {
 class GgufFile;
-}
+class GgufMetadata;
+}  // namespace alphecca::model
 
 namespace alphecca::text {
 
@@ -42,5 +43,12 @@ absl::StatusOr<TokenizerData> ReadTokenizerJson(std::string_view json);
 absl::Status ReadGenerationConfig(std::string_view json, TokenizerData& data);
 // The keys `tokenizer.*` of a GGUF file.
 absl::StatusOr<TokenizerData> ReadTokenizerGguf(const model::GgufFile& file);
+
+// The same of a model directory (tokenizer.json, config.json, generation_config.json) or a .gguf file. NotFound without
+// the file.
+absl::StatusOr<TokenizerData> ReadTokenizerFiles(const std::string& path);
+// The keys that ReadTokenizerGguf and other readers want, for a model of `vocab` embedding rows: ids without a token
+// get one of a name of their own, since readers want as many tokens as rows. `gemma4`: which tokenizer the file names.
+void WriteTokenizerGguf(const TokenizerData& data, bool gemma4, int64_t vocab, model::GgufMetadata& metadata);
 
 }  // namespace alphecca::text

@@ -1,8 +1,11 @@
-// Reads the tokenizer out of GGUF metadata.
+// The tokenizer in GGUF metadata: read and written.
+#include <algorithm>
+#include <unordered_map>
 #include <utility>
 
 #include "common/status_macros.h"
 #include "model/gguf.h"
+#include "model/gguf_writer.h"
 #include "text/concat.h"
 #include "text/tokenizer_data.h"
 
@@ -64,7 +67,83 @@ absl::Status ReadIds(const model::GgufFile& file, TokenizerData& data) {
   return absl::OkStatus();
 }
 
+// SentencePiece models rank merges by the score of what they make: minus the place of the first merge that makes it.
+std::vector<float> Scores(const TokenizerData& data, size_t count) {
+  constexpr float kNotMade = -1e6F;
+  std::vector<float> scores(count, kNotMade);
+  std::unordered_map<std::string_view, size_t> ids;
+  for (size_t id = 0; id < data.tokens.size(); ++id) {
+    ids.emplace(data.tokens[id], id);
+  }
+  for (size_t rank = data.merges.size(); rank-- > 0;) {
+    const std::string made = data.merges[rank].left + data.merges[rank].right;
+    if (const auto id = ids.find(made); id != ids.end()) {
+      scores[id->second] = -static_cast<float>(rank);
+    }
+  }
+  return scores;
+}
+
+void WriteIds(const TokenizerData& data, model::GgufMetadata& metadata) {
+  const auto write = [&](std::string_view name, int64_t id) {
+    if (id >= 0 && id < static_cast<int64_t>(data.tokens.size())) {
+      metadata.U32(Key(name), static_cast<uint32_t>(id));
+    }
+  };
+  write("bos_token_id", data.bos_id.value_or(-1));
+  write("unknown_token_id", data.unknown_id.value_or(-1));
+  // Files name at most two end tokens; further ones are known by their text.
+  std::vector<int64_t> ends;
+  for (const int64_t id : data.end_ids) {
+    if (std::find(ends.begin(), ends.end(), id) == ends.end()) {
+      ends.push_back(id);
+    }
+  }
+  write("eos_token_id", !ends.empty() ? ends[0] : -1);
+  write("eot_token_id", ends.size() > 1 ? ends[1] : -1);
+  const auto padding = std::find(data.tokens.begin(), data.tokens.end(), "<pad>");
+  write("padding_token_id", padding != data.tokens.end() ? padding - data.tokens.begin() : -1);
+  std::vector<int32_t> suppressed;
+  for (const int64_t id : data.suppress_ids) {
+    if (id >= 0 && id < static_cast<int64_t>(data.tokens.size())) {
+      suppressed.push_back(static_cast<int32_t>(id));
+    }
+  }
+  if (!suppressed.empty()) {
+    metadata.I32s(Key("suppress_tokens"), suppressed);
+  }
+}
+
 }  // namespace
+
+void WriteTokenizerGguf(const TokenizerData& data, bool gemma4, int64_t vocab, model::GgufMetadata& metadata) {
+  std::vector<std::string> tokens = data.tokens;
+  tokens.resize(std::max(tokens.size(), static_cast<size_t>(std::max<int64_t>(vocab, 0))));
+  std::vector<int32_t> types(tokens.size(), static_cast<int32_t>(TokenType::kUnused));
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    if (tokens[id].empty()) {
+      tokens[id] = Concat("[PAD", id, "]");
+    } else if (id < data.types.size()) {
+      types[id] = static_cast<int32_t>(data.types[id]);
+    }
+  }
+  std::vector<std::string> merges;
+  for (const TokenizerData::Merge& merge : data.merges) {
+    merges.push_back(Concat(merge.left, " ", merge.right));
+  }
+  metadata.String(Key("model"), gemma4 ? "gemma4" : "llama");
+  metadata.Strings(Key("tokens"), tokens);
+  std::vector<float> scores = data.scores.empty() ? Scores(data, tokens.size()) : data.scores;
+  scores.resize(tokens.size(), 0.0F);
+  metadata.F32s(Key("scores"), scores);
+  metadata.I32s(Key("token_type"), types);
+  if (!merges.empty()) {
+    metadata.Strings(Key("merges"), merges);
+  }
+  WriteIds(data, metadata);
+  metadata.Bool(Key("add_bos_token"), true);
+  metadata.Bool(Key("add_space_prefix"), false);
+}
 
 absl::StatusOr<TokenizerData> ReadTokenizerGguf(const model::GgufFile& file) {
   TokenizerData data;

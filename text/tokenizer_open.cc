@@ -61,13 +61,15 @@ absl::StatusOr<TokenizerData> ReadGguf(const std::string& path) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Open(const std::string& path) {
+absl::StatusOr<TokenizerData> ReadTokenizerFiles(const std::string& path) {
   absl::StatusOr<TokenizerData> data =
       path.ends_with(".gguf") ? ReadGguf(path) : ReadDirectory(std::filesystem::path(path));
-  if (!data.ok()) {
-    return Annotate(data.status(), path);
-  }
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Create(*std::move(data));
+  return data.ok() ? std::move(data) : Annotate(data.status(), path);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(TokenizerData data, ReadTokenizerFiles(path));
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Create(std::move(data));
   return tokenizer.ok() ? std::move(tokenizer) : Annotate(tokenizer.status(), path);
 }
 

@@ -129,8 +129,8 @@ TEST_P(ConvertedGolden, Sfp8PassesUnderEveryPlan) {
   }
 }
 
-// Rounding activations to 8 bits moves the logits of the two other shapes by 1.1 and 1.3 times what the BF16 rule
-// allows, whoever rounds them: tests/data/README.md.
+// With activations rounded to 8 bits, the logits of the two other shapes move by 1.1 and 1.3 times what the BF16 rule
+// allows: tests/data/README.md.
 TEST_P(ConvertedGolden, Q4_0PassesWithInt8Activations) {
   if (GetParam() == "dense-31b-shape" || GetParam() == "edge-e2b-shape") {
     GTEST_SKIP() << "int8 activations do not meet the BF16 rule on this case";

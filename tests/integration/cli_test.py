@@ -6,6 +6,7 @@
 import json
 import os
 import sys
+import tempfile
 import unittest
 
 from command_line import CommandLine
@@ -54,6 +55,59 @@ class Generate(unittest.TestCase):
             self.assertIn(says, done.stderr + done.stdout)
 
 
+class Weights(unittest.TestCase):
+    """Weights in another type: converted at load or beforehand, measured."""
+    TEXT = os.path.join(ROOT, "tests/data/text/kjv-heldout.txt")
+
+    def test_a_converted_checkpoint_answers_like_one_converted_at_load(self):
+        ask = ("--prompt", "And it came to pass", "--max-tokens", "24", "--temperature", "0", "--tp", "2")
+        with tempfile.TemporaryDirectory() as folder:
+            for weights, name in (("bf16", "b.gguf"), ("q4_0", "q.gguf"), ("sfp8", "s")):
+                out = os.path.join(folder, name)
+                done = run("convert", "--model", "tiny-moe", "--weights", weights, "--out", out)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(done.stdout.strip(), out)
+                again = run("convert", "--model", "tiny-moe", "--weights", weights, "--out", out)
+                self.assertEqual(again.returncode, 1)
+                self.assertIn("--force", again.stderr)
+                written, loaded = generate("--model", out, *ask), generate("--model", "tiny-moe", "--weights", weights, *ask)
+                self.assertEqual((written["ids"], written["text"]), (loaded["ids"], loaded["text"]), weights)
+            self.assertEqual(sorted(os.listdir(folder)), ["b.gguf", "q.gguf", "s"])
+            logs = os.path.join(folder, "logs")
+            refused = run("generate", "--model", os.path.join(folder, "q.gguf"), "--weights", "sfp8", "--logs", logs, *ask)
+            self.assertNotEqual(refused.returncode, 0)
+            with open(os.path.join(logs, "coordinator.log"), encoding="utf-8") as log:
+                self.assertIn("the file has it as Q4_0", log.read())
+
+    def test_perplexity_rises_with_what_is_rounded_away(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            with open(self.TEXT, encoding="utf-8") as whole:
+                text.write(whole.read(8000))
+            text.flush()
+            def measure(*args):
+                done = run("perplexity", "--model", "tiny-dense", "--text", text.name, "--json", *args)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                return json.loads(done.stdout)
+            base, q4 = measure(), measure("--weights", "q4_0")
+            self.assertEqual((base["tp"], base["context"], base["weights"]), (1, 512, "as-file"))
+            self.assertLess(15, base["perplexity"])
+            self.assertLess(base["perplexity"], q4["perplexity"])
+            self.assertLess(q4["perplexity"], 1.1 * base["perplexity"])
+            for weights in ("f32", "bf16"):  # the file's own values
+                self.assertAlmostEqual(measure("--weights", weights)["nll"], base["nll"], places=5)
+            self.assertAlmostEqual(measure("--tp", "2")["nll"], base["nll"], places=3)
+
+    def test_wrong_use(self):
+        for args, says in ((("perplexity", "--model", "tiny-dense", "--text", "/no/such/file"), "/no/such/file"),
+                           (("perplexity", "--model", "tiny-dense", "--text", self.TEXT, "--weights", "q5_0"), "q5_0"),
+                           (("convert", "--model", "tiny-dense", "--weights", "f32", "--out", "x"), "f32"),
+                           (("convert", "--model", os.path.join(GOLDENS, "gguf/dense-31b-shape-q8_0"), "--weights", "q4_0",
+                             "--out", "/tmp/never"), "Q8_0")):
+            done = run(*args)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(says, done.stderr)
+
+
 class Up(unittest.TestCase):
     def test_answers_serves_and_stops(self):
         with COMMAND.up("--max-tokens", "12") as (address, said):
@@ -76,6 +130,15 @@ class Verify(unittest.TestCase):
             report = json.loads(done.stdout)
             self.assertTrue(report["pass"])
             self.assertEqual(report["greedy_match"], "64/64", case)
+
+    def test_converted_weights_meet_a_reference_of_their_own(self):
+        for case, weights in (("dense-31b-shape", "sfp8"), ("moe-26b-shape", "q4_0")):
+            for how in ((), ("--processes",)):
+                done = run("verify", os.path.join(GOLDENS, case), "--tp", "2", "--weights", weights, "--activations", "f32",
+                           "--json", *how)
+                self.assertEqual(done.returncode, 0, f"{case} {how}: {done.stdout} {done.stderr}")
+                report = json.loads(done.stdout)
+                self.assertEqual((report["weights"], report["rule"], report["greedy_match"]), (weights, "f32", "64/64"))
 
     def test_a_json_line_a_case(self):
         cases = [os.path.join(GOLDENS, c) for c in ("iso-moe", "iso-ple")]

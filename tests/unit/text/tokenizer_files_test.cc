@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "model/gguf.h"
+#include "model/gguf_writer.h"
 #include "test_data.h"
 #include "text/tokenizer.h"
 
@@ -228,6 +229,44 @@ TEST(TokenizerGguf, RefusesWhatIsWrong) {
   bad_merge.Ints("token_type", {2});
   bad_merge.Strings("merges", {"ab"});
   EXPECT_THAT(std::string(FromGguf(bad_merge).status().message()), HasSubstr("no space"));
+}
+
+// What WriteTokenizerGguf wrote, read back.
+std::unique_ptr<model::GgufFile> Written(const TokenizerData& data, bool gemma4, int64_t vocab) {
+  model::GgufMetadata metadata;
+  WriteTokenizerGguf(data, gemma4, vocab, metadata);
+  std::vector<model::GgufTensorSpec> none;
+  auto file = model::GgufFile::FromBytes(model::GgufHead(metadata, none));
+  EXPECT_TRUE(file.ok()) << file.status();
+  return *std::move(file);
+}
+
+TEST(TokenizerGguf, WritesWhatItReads) {
+  for (const char* name : {"tiny-dense", "tiny-moe", "tiny-draft"}) {
+    const std::string directory = std::string(ALPHECCA_MODELS "/") + name;
+    const absl::StatusOr<TokenizerData> data = ReadTokenizerFiles(directory);
+    ASSERT_TRUE(data.ok()) << data.status();
+    const auto source = Tokenizer::Create(*data);
+    ASSERT_TRUE(source.ok()) << source.status();
+    const std::string text = ReadTestFile(std::string(ALPHECCA_TEST_DATA) + "/text/kjv-heldout.txt").substr(0, 20000) +
+                             "\t naïve 日本 <bos> \xf0\x9f\x98\x80 a  b   c\n\n\n";
+    for (const bool gemma4 : {true, false}) {
+      const auto file = Written(*data, gemma4, static_cast<int64_t>(data->tokens.size()) + 3);
+      absl::StatusOr<TokenizerData> back = ReadTokenizerGguf(*file);
+      ASSERT_TRUE(back.ok()) << back.status();
+      EXPECT_EQ(back->tokens.size(), data->tokens.size() + 3);
+      EXPECT_EQ(back->tokens.back(), "[PAD" + std::to_string(data->tokens.size() + 2) + "]");
+      EXPECT_EQ(*file->String("tokenizer.ggml.model"), gemma4 ? "gemma4" : "llama");
+      if (!gemma4) {
+        back->merges.clear();  // SentencePiece readers rank by the scores alone
+      }
+      const auto written = Tokenizer::Create(*std::move(back));
+      ASSERT_TRUE(written.ok()) << written.status();
+      EXPECT_EQ((*written)->EncodeText(text), (*source)->EncodeText(text)) << name;
+      EXPECT_EQ((*written)->end_ids(), (*source)->end_ids()) << name;
+      EXPECT_EQ((*written)->bos(), (*source)->bos()) << name;
+    }
+  }
 }
 
 }  // namespace
