@@ -17,7 +17,7 @@ build: deps ## Build everything; binaries land in build/release/bin
 	@[ -f $(BUILD)/build.ninja ] || cmake --preset $(PRESET) -Wno-dev
 	@ninja -C $(BUILD) -j $(JOBS)
 
-up: build ## Start a local cluster, answer a prompt, stay up: make up [MODEL=dir, .gguf file, or hf:org/repo]
+up: build ## Start a local cluster, answer a prompt, stay up: make up [MODEL=name, dir, .gguf file, or hf:org/repo]
 	@$(BUILD)/bin/alphecca up --model "$(MODEL)"
 
 test: build sanitize ## Build and run every test, the sanitizer builds included

@@ -170,7 +170,7 @@ class Serving(ClusterTest):
 
     def test_chat(self):
         request = pb.ChatRequest(messages=[pb.Message(role="user", content=[pb.ContentPart(text="Who made heaven?")])],
-                                 options=options(max_tokens=12))
+                                 options=options(max_tokens=12, prompt_logprobs=1))
         if not self.stub.GetModel(pb.GetModelRequest(name="tiny")).chat:
             with self.assertRaises(grpc.RpcError) as caught:
                 list(self.stub.Chat(request, timeout=30))
@@ -179,6 +179,7 @@ class Serving(ClusterTest):
         events = list(self.stub.Chat(request, timeout=60))
         self.assertTrue(events[-1].finish_reason)
         self.assertGreater(events[-1].usage.completion_tokens, 0)
+        self.assertEqual(len(events[0].prompt_logprobs), events[-1].usage.prompt_tokens - 1)
 
     def test_status_shows_the_group(self):
         status = self.status()

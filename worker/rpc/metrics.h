@@ -28,6 +28,7 @@ class WorkerMetrics {
   Counter& sequences;   // admitted
   Counter& steps;
   Counter& step_rows;
+  Histogram& queue_seconds;
   Histogram& step_seconds;
   Histogram& load_seconds;
   // By collective.

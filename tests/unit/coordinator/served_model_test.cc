@@ -189,7 +189,7 @@ INSTANTIATE_TEST_SUITE_P(
                   c.messages.push_back(turn);
                 },
                 "messages[1]"},
-        BadChat{"PromptLogprobs", [](auto& c) { c.options.prompt_logprobs = 1; }, "options.prompt_logprobs"},
+        BadChat{"PromptLogprobs", [](auto& c) { c.options.prompt_logprobs = 21; }, "options.prompt_logprobs"},
         BadChat{"Temperature", [](auto& c) { c.options.temperature = -1.0F; }, "options.sampling.temperature"}),
     [](const auto& tested) { return std::string(tested.param.name); });
 
