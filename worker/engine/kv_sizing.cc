@@ -104,7 +104,8 @@ absl::StatusOr<KvSizes> SizeKv(const model::ModelConfig& config, const model::Sh
     const int window = config.sliding_window;
     const int64_t one = SlidingBlocksFor(sizes.context, window, options.max_rows, block_tokens);
     least_sliding = SlidingBlocksFor(int64_t{window} + block_tokens, window, block_tokens, block_tokens) + 1;
-    sizes.sliding_blocks = options.sliding_blocks > 0 ? options.sliding_blocks : options.max_sequences * one;
+    sizes.sliding_blocks =
+        options.sliding_blocks > 0 ? options.sliding_blocks : std::max(options.max_sequences * one, least_sliding);
   }
   RETURN_IF_ERROR(FitBudget(
       options.kv_budget_bytes, KvBlockBytes(config, plan, kernels::kFullPool, block_tokens, options.kv_type),

@@ -100,6 +100,7 @@ class Loader {
       bytes_ += (*job.to)->bytes;
       for (const PackSource& source : job.sources) {
         done += SourceBytes(source);
+        checkpoint_.Advise(source.tensor, model::Residency::kDrop);  // else the file's pages would count beside the copy
       }
       if (progress) {
         progress(done, total_);
@@ -295,6 +296,7 @@ absl::StatusOr<Weights> LoadWeights(const model::Checkpoint& checkpoint, const m
   RETURN_IF_ERROR(load.Norm(w.final_norm, TensorKind::kFinalNorm, -1));
   if (config.per_layer_width > 0) {
     ASSIGN_OR_RETURN(w.per_layer_table, checkpoint.Find(TensorKind::kPerLayerEmbedding, -1));
+    checkpoint.Advise(w.per_layer_table, model::Residency::kRandom);
     RETURN_IF_ERROR(load.Matrix(w.per_layer_projection, -1, {{.kind = TensorKind::kPerLayerModelProj}}));
     RETURN_IF_ERROR(load.Norm(w.per_layer_norm, TensorKind::kPerLayerProjNorm, -1));
   }
