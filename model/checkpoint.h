@@ -37,7 +37,7 @@ class Checkpoint {
   bool Has(TensorKind kind, int layer) const { return Find(kind, layer).ok(); }
 
   // How this process means to hold the bytes of a tensor that Find gave. A hint.
-  virtual void Advise(const kernels::HostTensor& tensor, Residency residency) const = 0;
+  virtual void Advise(const kernels::HostTensor& /*tensor*/, Residency /*residency*/) const {}
 
   // Added to norm weights of Gemma 3 safetensors (which store w - 1); 0 elsewhere.
   virtual float norm_offset() const { return 0.0F; }

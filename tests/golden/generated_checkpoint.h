@@ -24,7 +24,6 @@ class GeneratedCheckpoint : public model::Checkpoint {
   static absl::StatusOr<std::unique_ptr<GeneratedCheckpoint>> Create(std::string_view config_json);
 
   absl::StatusOr<kernels::HostTensor> Find(model::TensorKind kind, int layer) const override;
-  void Advise(const kernels::HostTensor&, model::Residency) const override {}
   std::string Revision() const override { return "generated"; }
 
  private:

@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 #include "kernels/check.h"
+#include "model/shard_slices.h"
 #include "worker/forward/scratch.h"
 #include "worker/forward/weights.h"
 
@@ -31,7 +32,7 @@ struct Rank {
   const model::RankShard& shard;
   kernels::Backend& backend;
   comm::Communicator& comm;
-  Duties duties;
+  model::Duties duties;
   Weights weights = {};
   Scratch scratch = {};
   std::vector<int> pool_layer = {};   // of a layer that owns KV: its index within its pool
@@ -345,7 +346,7 @@ class GemmaRank : public Gemma {
               .shard = plan_.ranks[static_cast<size_t>(rank)],
               .backend = backend,
               .comm = comm,
-              .duties = DutiesOf(plan_, rank)} {}
+              .duties = model::DutiesOf(plan_, rank)} {}
 
   absl::Status Load(const model::Checkpoint& checkpoint, const GemmaOptions& options,
                     const std::function<void(int64_t, int64_t)>& progress) {
