@@ -157,12 +157,12 @@ std::string Refusal(const PlanRequest& request, const Plan& plan) {
                        [](const RankBudget& a, const RankBudget& b) { return a.missing_bytes < b.missing_bytes; });
   const bool each = plan.ranks.size() > 1;
   const auto usable = static_cast<int64_t>(static_cast<double>(plan.device.memory_bytes) * request.memory_share);
-  std::string text =
-      Text(Upper(request.name), " in ", kernels::Info(request.weights).name, ": ", Gib(worst->footprint.weight_bytes),
-           " of weights, ", Gib(worst->footprint.workspace_bytes), " of workspace and ", Gib(worst->needed_kv_bytes),
-           " of KV (a window for each of ", request.concurrency, " sequences, one of ", Grouped(request.context),
-           " tokens) on ", each ? "each of " : "", plan.ranks.size(), " x ", plan.device.name, " with ", Gib(usable),
-           " usable: ", Gib(plan.missing_bytes), " short", each ? " on each" : "");
+  std::string text = Text(
+      Upper(request.name), " in ", kernels::Info(request.weights).name, ": ", Gib(worst->footprint.weight_bytes),
+      " of weights, ", Gib(worst->footprint.workspace_bytes), " of workspace and ", Gib(worst->needed_kv_bytes),
+      " of KV (", request.concurrency, request.concurrency == 1 ? " sliding window" : " sliding windows", " and ",
+      Grouped(request.context), " tokens of full attention) on ", each ? "each of " : "", plan.ranks.size(), " x ",
+      plan.device.name, " with ", Gib(usable), " usable: ", Gib(plan.missing_bytes), " short", each ? " on each" : "");
   for (const std::string& remedy : Remedies(request, plan)) {
     text += Text("; ", remedy);
   }
