@@ -7,6 +7,7 @@ if(ALPHECCA_RPC)
   find_package(Protobuf REQUIRED)     # libprotobuf-dev, protobuf-compiler
   find_package(gRPC CONFIG REQUIRED)  # libgrpc++-dev, protobuf-compiler-grpc
   find_package(CLI11 CONFIG REQUIRED) # libcli11-dev
+  find_package(yaml-cpp CONFIG REQUIRED) # libyaml-cpp-dev
 endif()
 find_package(prometheus-cpp CONFIG REQUIRED COMPONENTS core)  # prometheus-cpp-dev
 find_package(PkgConfig REQUIRED)                               # pkg-config

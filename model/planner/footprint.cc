@@ -2,23 +2,53 @@
 
 #include <algorithm>
 
+#include "common/status_macros.h"
 #include "kernels/sampling.h"
 #include "model/kv_layout.h"
 #include "model/shard_slices.h"
 
 namespace alphecca::model {
 
-Footprint RankFootprint(const ModelConfig& config, const ShardPlan& plan, int rank, kernels::DType weights,
-                        kernels::DType kv_type, const StepSizes& sizes) {
+namespace {
+
+void AddWeights(const TensorSlice& slice, kernels::DType type, Footprint& footprint) {
+  const bool mapped = HoldingOf(slice.kind) == Holding::kMapped;
+  (mapped ? footprint.mapped_bytes : footprint.weight_bytes) += RuntimeBytes(slice, type);
+}
+
+void AddTheRest(const ModelConfig& config, const ShardPlan& plan, int rank, kernels::DType kv_type,
+                const StepSizes& sizes, Footprint& footprint) {
   const RankShard& shard = plan.ranks[static_cast<size_t>(rank)];
-  Footprint footprint;
-  for (const TensorSlice& slice : ShardSlices(config, plan, rank)) {
-    const bool mapped = HoldingOf(slice.kind) == Holding::kMapped;
-    (mapped ? footprint.mapped_bytes : footprint.weight_bytes) += RuntimeBytes(slice, weights);
-  }
   footprint.workspace_bytes = WorkspaceBytes(config, plan, rank, sizes);
   footprint.full_token_bytes = KvTokenBytes(config, shard, kernels::kFullPool, kv_type);
   footprint.sliding_token_bytes = KvTokenBytes(config, shard, kernels::kSlidingPool, kv_type);
+}
+
+}  // namespace
+
+Footprint RankFootprint(const ModelConfig& config, const ShardPlan& plan, int rank, kernels::DType weights,
+                        kernels::DType kv_type, const StepSizes& sizes) {
+  Footprint footprint;
+  for (const TensorSlice& slice : ShardSlices(config, plan, rank)) {
+    AddWeights(slice, weights, footprint);
+  }
+  AddTheRest(config, plan, rank, kv_type, sizes, footprint);
+  return footprint;
+}
+
+absl::StatusOr<Footprint> RankFootprint(const Checkpoint& checkpoint, const ShardPlan& plan, int rank,
+                                        std::optional<kernels::DType> weights, kernels::DType kv_type,
+                                        const StepSizes& sizes) {
+  const ModelConfig& config = checkpoint.config();
+  Footprint footprint;
+  for (const TensorSlice& slice : ShardSlices(config, plan, rank)) {
+    const bool split = slice.kind == TensorKind::kExpertGateUp && !checkpoint.Has(slice.kind, slice.layer);
+    ASSIGN_OR_RETURN(const kernels::HostTensor tensor,
+                     checkpoint.Find(split ? InSplitForm(config, slice).kind : slice.kind, slice.layer));
+    const bool mapped = HoldingOf(slice.kind) == Holding::kMapped;
+    AddWeights(slice, mapped ? tensor.type : weights.value_or(RuntimeType(tensor.type)), footprint);
+  }
+  AddTheRest(config, plan, rank, kv_type, sizes, footprint);
   return footprint;
 }
 

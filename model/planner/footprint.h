@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "absl/status/statusor.h"
 #include "kernels/dtype.h"
+#include "model/checkpoint.h"
 #include "model/config.h"
 #include "model/shard_plan.h"
 
@@ -24,6 +27,11 @@ struct Footprint {
 
 Footprint RankFootprint(const ModelConfig& config, const ShardPlan& plan, int rank, kernels::DType weights,
                         kernels::DType kv_type, const StepSizes& sizes);
+
+// The same of a checkpoint's own types (as the loader packs them), or with all matrices of type `weights`.
+absl::StatusOr<Footprint> RankFootprint(const Checkpoint& checkpoint, const ShardPlan& plan, int rank,
+                                        std::optional<kernels::DType> weights, kernels::DType kv_type,
+                                        const StepSizes& sizes);
 
 // Bytes of the activations that the forward pass allocates for a rank (forward::Scratch).
 int64_t WorkspaceBytes(const ModelConfig& config, const ShardPlan& plan, int rank, const StepSizes& sizes);

@@ -82,13 +82,15 @@ class Process:
 class Cluster:
     """A coordinator and as many workers as the model's ranks."""
 
-    def __init__(self, binaries, model, name="tiny", workers=2, flags=()):
+    def __init__(self, binaries, model=None, name="tiny", workers=2, flags=(), memory_gib=None):
+        """`model` None: the flags say which. memory_gib: what each worker may use."""
         self.binaries = binaries
         self.folder = tempfile.TemporaryDirectory(prefix="alphecca-e2e-")
         self.workers = {}
+        self.memory_gib = memory_gib
         self.coordinator = Process(self.folder.name, "coordinator",
                                    [os.path.join(binaries, "alphecca-coordinator"), "--listen", "127.0.0.1:0", "--metrics",
-                                    "127.0.0.1:0", "--model", f"{name}={model}", "--drain", "20", *flags])
+                                    "127.0.0.1:0", "--drain", "20", *(["--model", f"{name}={model}"] if model else []), *flags])
         self.address = self.coordinator.addresses["listen"]
         try:
             for index in range(workers):
@@ -99,9 +101,10 @@ class Cluster:
         self.channel = grpc.insecure_channel(self.address)
 
     def start_worker(self, name):
+        memory = ["--memory", str(self.memory_gib)] if self.memory_gib else []
         self.workers[name] = Process(self.folder.name, name,
                                      [os.path.join(self.binaries, "alphecca-worker"), "--coordinator", self.address, "--listen",
-                                      "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--name", name, "--threads", "1"])
+                                      "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--name", name, "--threads", "1", *memory])
 
     def stop(self):
         for worker in self.workers.values():

@@ -36,7 +36,7 @@ TEST(LoadServedModel, KnowsLimitsPlanAndRevision) {
   EXPECT_EQ(Tiny().limits().vocabulary, 4096);
   EXPECT_EQ(Tiny().family(), "gemma4");
   EXPECT_TRUE(Tiny().chat());
-  EXPECT_EQ(Tiny().spec().plan_hash.size(), 16U);
+  EXPECT_EQ(Tiny().spec().splits.at(0).plan_hash.size(), 16U);
   EXPECT_FALSE(Tiny().spec().revision.empty());
 }
 
