@@ -17,7 +17,7 @@ build: deps ## Build everything; binaries land in build/release/bin
 	@[ -f $(BUILD)/build.ninja ] || cmake --preset $(PRESET) -Wno-dev
 	@ninja -C $(BUILD) -j $(JOBS)
 
-up: build ## Start a local cluster, answer a prompt, stay up: make up [MODEL=dir, .gguf file, or hf:org/repo]
+up: build ## Start a local cluster, answer a prompt, stay up: make up [MODEL=name, dir, .gguf file, or hf:org/repo]
 	@$(BUILD)/bin/alphecca up --model "$(MODEL)"
 
 test: build sanitize ## Build and run every test, the sanitizer builds included
@@ -41,7 +41,7 @@ lint: deps ## Format, includes, shell and clang-tidy (files changed since the me
 format: ## Rewrite sources in the project's format
 	@git ls-files '*.cc' '*.h' | xargs clang-format -i
 
-bench: build ## Micro-benchmarks of the kernels
+bench: build ## Micro-benchmarks of kernels and collectives
 	@for b in $(BUILD)/bin/*_bench; do $$b; done
 
 clean: ## Remove all build folders

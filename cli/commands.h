@@ -18,10 +18,12 @@ void AddStatus(CLI::App& app, int& result);
 void AddVerify(CLI::App& app, int& result);
 void AddConvert(CLI::App& app, int& result);
 void AddPerplexity(CLI::App& app, int& result);
+void AddPlan(CLI::App& app, int& result);
 void AddPull(CLI::App& app, int& result);
 void AddFilters(CLI::App& app, int& result);
 
-// Exit statuses of all commands: 0 done, 1 failed, 2 wrong use (a flag, a value, a model that is not there).
+// Exit statuses of all commands: 0 done, 1 failed, 2 wrong use (a flag, a value, a model that is not there),
+// 3 a plan that does not fit its devices.
 int ExitStatus(const absl::Status& status);
 // Prints "alphecca: message" on stderr and returns the exit status.
 int Fail(const absl::Status& status);

@@ -115,6 +115,7 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(const LocalClu
 }
 
 LocalCluster::~LocalCluster() {
+  client_.reset();  // the coordinator would wait for its connection to close
   workers_.clear();
   coordinator_.reset();
   if (owns_log_folder_) {

@@ -12,7 +12,9 @@ int main(int argc, char** argv) {
   CLI::App app("Alphecca: a distributed inference cluster for the Gemma 4 family", "alphecca");
   app.set_version_flag("--version", alphecca::BuildVersion());
   app.require_subcommand(1);
-  app.footer("Exit status: 0 done, 1 failed, 2 wrong use. `alphecca COMMAND --help` says more, with examples.");
+  app.footer(
+      "Exit status: 0 done, 1 failed, 2 wrong use, 3 does not fit (plan). `alphecca COMMAND --help` says more, with "
+      "examples.");
   int result = 0;
   alphecca::cli::AddUp(app, result);
   alphecca::cli::AddGenerate(app, result);
@@ -21,6 +23,7 @@ int main(int argc, char** argv) {
   alphecca::cli::AddVerify(app, result);
   alphecca::cli::AddConvert(app, result);
   alphecca::cli::AddPerplexity(app, result);
+  alphecca::cli::AddPlan(app, result);
   alphecca::cli::AddPull(app, result);
   alphecca::cli::AddFilters(app, result);
   try {

@@ -7,9 +7,11 @@ if(ALPHECCA_RPC)
   find_package(Protobuf REQUIRED)     # libprotobuf-dev, protobuf-compiler
   find_package(gRPC CONFIG REQUIRED)  # libgrpc++-dev, protobuf-compiler-grpc
   find_package(CLI11 CONFIG REQUIRED) # libcli11-dev
+  find_package(yaml-cpp CONFIG REQUIRED) # libyaml-cpp-dev
 endif()
 find_package(prometheus-cpp CONFIG REQUIRED COMPONENTS core)  # prometheus-cpp-dev
-find_package(civetweb CONFIG REQUIRED)                         # libcivetweb-dev
+find_package(PkgConfig REQUIRED)                               # pkg-config
+pkg_check_modules(httplib REQUIRED IMPORTED_TARGET cpp-httplib) # libcpp-httplib-dev
 if(ALPHECCA_GLOO)
   find_package(Gloo CONFIG REQUIRED)  # libgloo-dev
 endif()

@@ -1,68 +1,69 @@
 #include "common/status_server.h"
 
-#include <CivetServer.h>
+#include <httplib.h>
 
 #include <string>
+#include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 
 namespace alphecca {
 namespace {
 
-void Answer(mg_connection* connection, int code, const char* reason, const std::string& type, const std::string& body) {
-  mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", code,
-            reason, type.c_str(), body.size());
-  mg_write(connection, body.data(), body.size());
-}
+constexpr char kText[] = "text/plain; charset=utf-8";
+constexpr size_t kThreads = 3;
 
-class MetricsHandler : public CivetHandler {
+class HttpStatusServer : public StatusServer {
  public:
-  explicit MetricsHandler(MetricsRegistry& registry) : registry_(registry) {}
-  bool handleGet(CivetServer*, mg_connection* connection) override {
-    Answer(connection, 200, "OK", "text/plain; version=0.0.4; charset=utf-8", registry_.Text());
+  HttpStatusServer(MetricsRegistry& registry, std::function<absl::Status()> ready) {
+    server_.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+    server_.set_keep_alive_max_count(1);              // a connection left open must not hold up the end of the process
+    server_.set_socket_options([](socket_t socket) {  // the default also lets two processes share a port
+      const int yes = 1;
+      setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    });
+    server_.set_read_timeout(kTimeoutSeconds);
+    server_.set_write_timeout(kTimeoutSeconds);
+    server_.Get("/metrics", [&registry](const httplib::Request&, httplib::Response& response) {
+      response.set_content(registry.Text(), "text/plain; version=0.0.4; charset=utf-8");
+    });
+    server_.Get("/healthz",
+                [](const httplib::Request&, httplib::Response& response) { response.set_content("ok\n", kText); });
+    server_.Get("/readyz", [ready = std::move(ready)](const httplib::Request&, httplib::Response& response) {
+      const absl::Status status = ready();
+      response.status = status.ok() ? 200 : 503;
+      response.set_content(status.ok() ? "ok\n" : absl::StrCat(status.message(), "\n"), kText);
+    });
+  }
+
+  ~HttpStatusServer() override {
+    server_.stop();
+    if (thread_.joinable()) {
+      thread_.join();
+    }
+  }
+
+  bool Listen(const std::string& host, int port) {
+    port_ = port == 0 ? server_.bind_to_any_port(host) : server_.bind_to_port(host, port) ? port : -1;
+    if (port_ < 0) {
+      return false;
+    }
+    thread_ = std::thread([this] { server_.listen_after_bind(); });
+    while (!server_.is_running()) {  // until then stop() does nothing
+      std::this_thread::yield();
+    }
     return true;
   }
 
- private:
-  MetricsRegistry& registry_;
-};
-
-class StateHandler : public CivetHandler {
- public:
-  explicit StateHandler(std::function<absl::Status()> state) : state_(std::move(state)) {}
-  bool handleGet(CivetServer*, mg_connection* connection) override {
-    const absl::Status status = state_();
-    const bool ok = status.ok();
-    Answer(connection, ok ? 200 : 503, ok ? "OK" : "Service Unavailable", "text/plain; charset=utf-8",
-           ok ? "ok\n" : absl::StrCat(status.message(), "\n"));
-    return true;
-  }
+  int port() const override { return port_; }
 
  private:
-  std::function<absl::Status()> state_;
-};
+  static constexpr int kTimeoutSeconds = 5;
 
-class CivetStatusServer : public StatusServer {
- public:
-  CivetStatusServer(const std::vector<std::string>& options, MetricsRegistry& registry,
-                    std::function<absl::Status()> ready)
-      : metrics_(registry), health_([] { return absl::OkStatus(); }), ready_(std::move(ready)), server_(options) {
-    server_.addHandler("/metrics", metrics_);
-    server_.addHandler("/healthz", health_);
-    server_.addHandler("/readyz", ready_);
-  }
-  int port() const override {
-    const std::vector<int> ports = const_cast<CivetServer&>(server_).getListeningPorts();
-    return ports.empty() ? 0 : ports.front();
-  }
-
- private:
-  MetricsHandler metrics_;
-  StateHandler health_;
-  StateHandler ready_;
-  CivetServer server_;  // last: its threads use the handlers
+  httplib::Server server_;
+  std::thread thread_;
+  int port_ = -1;
 };
 
 }  // namespace
@@ -70,14 +71,12 @@ class CivetStatusServer : public StatusServer {
 absl::StatusOr<std::unique_ptr<StatusServer>> StatusServer::Start(const std::string& host, int port,
                                                                   MetricsRegistry& registry,
                                                                   std::function<absl::Status()> ready) {
-  const std::vector<std::string> options = {
-      "listening_ports", absl::StrCat(host, ":", port), "num_threads", "3", "request_timeout_ms", "5000"};
-  try {
-    return std::make_unique<CivetStatusServer>(options, registry, std::move(ready));
-  } catch (const CivetException& e) {
-    return absl::UnavailableError(
-        absl::StrCat("monitoring port ", host, ":", port, ": ", e.what(), "; is the port taken? 0 takes any free one"));
+  auto server = std::make_unique<HttpStatusServer>(registry, std::move(ready));
+  if (!server->Listen(host, port)) {
+    return absl::UnavailableError(absl::StrCat("monitoring port ", host, ":", port,
+                                               ": cannot listen there; is the port taken? 0 takes any free one"));
   }
+  return server;
 }
 
 }  // namespace alphecca

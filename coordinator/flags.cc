@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/version.h"
+#include "coordinator/config_file.h"
 #include "model/weight_type.h"
 
 namespace alphecca::coordinator {
@@ -50,6 +51,8 @@ struct RawFlags {
   std::string listen = "127.0.0.1:7070";
   std::string metrics = "127.0.0.1:7071";
   std::vector<std::string> models;
+  std::string config;
+  std::string on_loss = "wait";
   ServeOptions serve;
   double heartbeat = 1;
   double lease = 5;
@@ -63,14 +66,21 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
       ->capture_default_str();
   app.add_option("--model", raw.models,
                  "NAME=PATH or PATH of a model directory or .gguf file, which the workers find at the same path; "
-                 "repeat it for several models")
-      ->required();
+                 "repeat it for several models");
+  app.add_option("--config", raw.config,
+                 "cluster.yaml: a list `models`, each with path and, where it differs from the flags, name, tp, ep, "
+                 "replicas, on_loss, context, max_sequences, kv_type, weights, activations");
   app.add_option("--tp", raw.serve.tp,
-                 "Tensor parallel degree: ranks that split attention, dense layers and vocabulary")
+                 "Tensor parallel degree: ranks that split attention, dense layers and vocabulary (0: as few as hold "
+                 "the model, by the memory of the workers that join)")
       ->capture_default_str();
   app.add_option("--ep", raw.serve.ep,
                  "Expert parallel degree: ranks that split the experts (0: as --tp where the model has experts)");
-  app.add_option("--replicas", raw.serve.replicas, "Shard groups of each model")->capture_default_str();
+  app.add_option("--replicas", raw.serve.replicas, "Shard groups of each model (0: as many as the workers make)")
+      ->capture_default_str();
+  app.add_option("--on-loss", raw.on_loss,
+                 "When a group loses a worker: wait for another, or replan: form anew of the workers there are")
+      ->capture_default_str();
   app.add_option("--context", raw.serve.context,
                  "Tokens of one sequence at most, prompt and answer (default: the model's, at most 8192)");
   app.add_option("--max-sequences", raw.serve.max_sequences, "Sequences at once in each group")->capture_default_str();
@@ -96,9 +106,9 @@ absl::Status Check(const char* flag, bool good, const std::string& value, const 
 }
 
 absl::Status CheckServe(const ServeOptions& s) {
-  RETURN_IF_ERROR(Check("--tp", s.tp >= 1 && s.tp <= 256, absl::StrCat(s.tp), "1 to 256"));
-  RETURN_IF_ERROR(Check("--ep", s.ep >= 0 && s.ep <= 256, absl::StrCat(s.ep), "1 to 256"));
-  RETURN_IF_ERROR(Check("--replicas", s.replicas >= 1 && s.replicas <= 1024, absl::StrCat(s.replicas), "1 to 1024"));
+  RETURN_IF_ERROR(Check("--tp", s.tp >= 0 && s.tp <= 256, absl::StrCat(s.tp), "0 to 256"));
+  RETURN_IF_ERROR(Check("--ep", s.ep >= 0 && s.ep <= 256, absl::StrCat(s.ep), "0 to 256"));
+  RETURN_IF_ERROR(Check("--replicas", s.replicas >= 0 && s.replicas <= 1024, absl::StrCat(s.replicas), "0 to 1024"));
   RETURN_IF_ERROR(Check("--context", s.context == 0 || s.context >= 2, absl::StrCat(s.context), "at least 2"));
   RETURN_IF_ERROR(Check("--max-sequences", s.max_sequences >= 1 && s.max_sequences <= 65536,
                         absl::StrCat(s.max_sequences), "1 to 65536"));
@@ -108,18 +118,37 @@ absl::Status CheckServe(const ServeOptions& s) {
   return Check("--activations", s.activations == "default" || s.activations == "f32", s.activations, "default or f32");
 }
 
+absl::Status AddModel(const NamedPath& model, ServeOptions serve, std::set<std::string>& names,
+                      CoordinatorFlags& flags) {
+  if (!names.insert(model.name).second) {
+    return absl::InvalidArgumentError(absl::StrCat("two models named \"", model.name, "\" (the second: ", model.path,
+                                                   "); give it another, NAME=PATH or `name`"));
+  }
+  serve.name = model.name;
+  serve.path = model.path;
+  flags.models.push_back(std::move(serve));
+  return absl::OkStatus();
+}
+
 absl::Status FillModels(const RawFlags& raw, CoordinatorFlags& flags) {
   std::set<std::string> names;
   for (const std::string& argument : raw.models) {
     ASSIGN_OR_RETURN(const NamedPath model, ParseModelArgument(argument));
-    if (!names.insert(model.name).second) {
-      return absl::InvalidArgumentError(absl::StrCat("--model ", argument, ": a second model named \"", model.name,
-                                                     "\"; give it another, NAME=PATH"));
+    RETURN_IF_ERROR(AddModel(model, raw.serve, names, flags));
+  }
+  if (!raw.config.empty()) {
+    ASSIGN_OR_RETURN(const std::vector<ServeOptions> models, ReadClusterConfig(raw.config, raw.serve));
+    for (const ServeOptions& serve : models) {
+      if (const absl::Status status = CheckServe(serve); !status.ok()) {
+        return absl::InvalidArgumentError(absl::StrCat(raw.config, ": model ", serve.path, ": ", status.message()));
+      }
+      ASSIGN_OR_RETURN(const NamedPath model,
+                       ParseModelArgument(serve.name.empty() ? serve.path : absl::StrCat(serve.name, "=", serve.path)));
+      RETURN_IF_ERROR(AddModel(model, serve, names, flags));
     }
-    ServeOptions serve = raw.serve;
-    serve.name = model.name;
-    serve.path = model.path;
-    flags.models.push_back(std::move(serve));
+  }
+  if (flags.models.empty()) {
+    return absl::InvalidArgumentError("no model to serve: give --model or --config; --help shows an example");
   }
   return absl::OkStatus();
 }
@@ -192,6 +221,8 @@ absl::StatusOr<CoordinatorFlags> ParseFlags(int argc, const char* const* argv) {
   ASSIGN_OR_RETURN(flags.listen, ParseHostPort(raw.listen));
   ASSIGN_OR_RETURN(flags.metrics, ParseHostPort(raw.metrics));
   RETURN_IF_ERROR(CheckServe(raw.serve));
+  RETURN_IF_ERROR(Check("--on-loss", raw.on_loss == "wait" || raw.on_loss == "replan", raw.on_loss, "wait or replan"));
+  raw.serve.on_loss = raw.on_loss == "wait" ? OnLoss::kWait : OnLoss::kReplan;
   RETURN_IF_ERROR(Check("--heartbeat", raw.heartbeat >= 0.01 && raw.heartbeat <= 3600, absl::StrCat(raw.heartbeat),
                         "0.01 to 3600 seconds"));
   RETURN_IF_ERROR(Check("--lease", raw.lease >= 2 * raw.heartbeat && raw.lease <= 86400, absl::StrCat(raw.lease),

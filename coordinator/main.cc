@@ -226,9 +226,11 @@ int Run(int argc, char** argv) {
                    std::string(model.status().message()).c_str());
       return 1;
     }
-    LogInfo("model {}: {}, context {}, vocabulary {}, tp {}, ep {}, plan {}", options.name, (*model)->spec().checkpoint,
-            (*model)->limits().context, (*model)->limits().vocabulary, options.tp, (*model)->spec().ep,
-            (*model)->spec().plan_hash);
+    const ModelSpec& spec = (*model)->spec();
+    LogInfo("model {}: {}, context {}, vocabulary {}, {}", spec.name, spec.checkpoint, spec.context,
+            (*model)->limits().vocabulary,
+            options.tp == 0 ? std::string("split as the workers' memory wants")
+                            : absl::StrCat("tp ", spec.splits[0].tp, ", ep ", spec.splits[0].ep));
     models.push_back(*std::move(model));
   }
   Coordinator coordinator(*flags, std::move(models));

@@ -34,6 +34,9 @@ CoordinatorMetrics::Model& CoordinatorMetrics::ForModel(const std::string& model
   m.cached_tokens =
       &registry_.AddCounter("alphecca_cached_prompt_tokens_total", "Prompt tokens found in the prefix cache", labels);
   m.output_tokens = &registry_.AddCounter("alphecca_output_tokens_total", "Tokens generated and counted", labels);
+  m.broken_tool_calls =
+      &registry_.AddCounter("alphecca_broken_tool_calls_total",
+                            "Tool calls given back as content: not well formed, or cut by the end", labels);
   m.open_requests = &registry_.AddGauge("alphecca_requests_open", "Generation requests not yet ended", labels);
   return models_.emplace(model, m).first->second;
 }

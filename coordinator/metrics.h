@@ -28,6 +28,7 @@ class CoordinatorMetrics {
     Counter* prompt_tokens = nullptr;
     Counter* cached_tokens = nullptr;
     Counter* output_tokens = nullptr;
+    Counter* broken_tool_calls = nullptr;
     Gauge* open_requests = nullptr;
   };
   Model& ForModel(const std::string& model) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -272,14 +272,16 @@ struct RouteArgs {
 
 // out[t] = sum over those experts e of row t that lie in [first_expert, first_expert + items), in the order of ids,
 // of weight * D_e (gelu(G_e in) * (U_e in)); 0 where none does. gate_up is [items, 2I, D], down [items, D, I].
+// load[e] += the rows that chose expert first_expert + e, modulo 2^32; without data: not counted.
 struct ExpertsArgs {
   Tensor in;  // [T, D]
   const Matrix* gate_up = nullptr;
   const Matrix* down = nullptr;
   int64_t first_expert = 0;
-  Tensor ids;      // [T, k] i32
-  Tensor weights;  // [T, k] f32
-  Tensor out;      // [T, D]
+  Tensor ids;        // [T, k] i32
+  Tensor weights;    // [T, k] f32
+  Tensor out;        // [T, D]
+  Tensor load = {};  // [1, items] i32, in and out
 };
 
 // out[r] = in[logit_rows[r]].

@@ -123,6 +123,19 @@ class MappedCheckpoint final : public Checkpoint {
     }
     return it->second;
   }
+  void Advise(const HostTensor& tensor, Residency residency) const override {
+    const std::span bytes(
+        tensor.data, static_cast<size_t>(tensor.items * tensor.rows * kernels::RowBytes(tensor.type, tensor.cols)));
+    if (gguf_ != nullptr) {
+      gguf_->file().Advise(bytes, residency);
+      return;
+    }
+    for (const auto& file : safetensors_->files()) {
+      if (file->file().Holds(tensor.data)) {
+        file->file().Advise(bytes, residency);
+      }
+    }
+  }
   float norm_offset() const override { return norm_offset_; }
   std::string Revision() const override { return revision_; }
   const GgufFile* gguf() const override { return gguf_.get(); }

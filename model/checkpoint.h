@@ -10,6 +10,7 @@
 #include "kernels/backend.h"
 #include "model/catalogue.h"
 #include "model/config.h"
+#include "model/mapped_file.h"
 
 namespace alphecca::model {
 
@@ -36,6 +37,9 @@ class Checkpoint {
   // exist only where the file splits them, kExpertGateUp only where it does not. NotFound.
   virtual absl::StatusOr<kernels::HostTensor> Find(TensorKind kind, int layer) const = 0;
   bool Has(TensorKind kind, int layer) const { return Find(kind, layer).ok(); }
+
+  // How this process means to hold the bytes of a tensor that Find gave. A hint.
+  virtual void Advise(const kernels::HostTensor& /*tensor*/, Residency /*residency*/) const {}
 
   // Added to norm weights of Gemma 3 safetensors (which store w - 1); 0 elsewhere.
   virtual float norm_offset() const { return 0.0F; }

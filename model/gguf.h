@@ -65,6 +65,7 @@ class GgufFile {
   static absl::StatusOr<std::unique_ptr<GgufFile>> FromBytes(std::string_view bytes);
 
   const std::string& path() const { return file_->path(); }
+  const MappedFile& file() const { return *file_; }
   uint32_t version() const { return version_; }
 
   // Metadata. NotFound without the key; InvalidArgument if its type is another (integers of any width, and floats of

@@ -12,6 +12,13 @@
 
 namespace alphecca::model {
 
+// What a reader means to do with a stretch of a file.
+enum class Residency {
+  kDrop,      // done with: its pages leave this process, and come back from the file if they are touched again
+  kRandom,    // looked up here and there: reading one page brings no neighbours
+  kResident,  // kept in memory: read now
+};
+
 // Thread rule: immutable after creation. The file must not be shortened while it is mapped: touching pages past its new
 // end raises SIGBUS, as with every mapping.
 class MappedFile {
@@ -28,6 +35,10 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return bytes_; }
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
   const std::string& path() const { return path_; }
+  bool Holds(const std::byte* data) const { return data >= bytes_.data() && data < bytes_.data() + bytes_.size(); }
+
+  // A hint to the system for `part` of bytes(); nothing for a copy in memory.
+  void Advise(std::span<const std::byte> part, Residency residency) const;
 
  private:
   MappedFile() = default;

@@ -38,6 +38,7 @@ class SafetensorsFile {
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> FromBytes(std::string_view bytes);
 
   const std::string& path() const { return file_->path(); }
+  const MappedFile& file() const { return *file_; }
   const std::vector<SafetensorsTensor>& tensors() const { return tensors_; }
   const SafetensorsTensor* Find(std::string_view name) const;  // null if there is none
 
@@ -62,6 +63,7 @@ class SafetensorsSet {
   };
   std::optional<Entry> Find(std::string_view name) const;
   size_t size() const { return entries_.size(); }
+  const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }
 
  private:
   SafetensorsSet() = default;

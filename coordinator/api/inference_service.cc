@@ -96,6 +96,7 @@ void Record(CoordinatorMetrics& metrics, const char* method, const RequestRecord
   m.cached_tokens->Increment(usage.cached_tokens);
   m.output_tokens->Increment(usage.completion_tokens);
   const GenerationTimes times = generation->times();
+  m.broken_tool_calls->Increment(times.broken_calls);
   if (times.first_token) {
     m.time_to_first_token->Observe(absl::ToDoubleSeconds(*times.first_token - record.arrived));
   }

@@ -80,6 +80,9 @@ void FillCommon(const GenerationEvent& event, const EventContext& context, Event
   for (const TokenLogprobs& l : event.logprobs) {
     *out.add_logprobs() = ToProto(l, context.model);
   }
+  for (const TokenLogprobs& l : event.prompt_logprobs) {
+    *out.add_prompt_logprobs() = ToProto(l, context.model);
+  }
   if (event.first) {
     out.set_request_id(context.options.request_id);
   }
@@ -147,9 +150,6 @@ v1::GenerateEvent ToGenerateEvent(GenerationEvent event, const EventContext& con
   v1::GenerateEvent out;
   FillCommon(event, context, out);
   out.set_text(std::move(event.delta.text));
-  for (const TokenLogprobs& l : event.prompt_logprobs) {
-    *out.add_prompt_logprobs() = ToProto(l, context.model);
-  }
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "coordinator/cluster/assigner.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <tuple>
 
@@ -74,6 +75,24 @@ Choice ChooseWorkers(int ranks, std::vector<Candidate> candidates) {
     }
   }
   return choice;
+}
+
+Choice ChooseSplit(const std::vector<Split>& splits, const std::vector<Candidate>& candidates) {
+  Choice none;
+  for (const Split& split : splits) {
+    std::vector<Candidate> holds;
+    std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(holds),
+                 [&split](const Candidate& c) { return c.memory_bytes >= split.rank_bytes; });
+    Choice choice = ChooseWorkers(split.ranks(), std::move(holds));
+    choice.split = split;
+    if (!choice.workers.empty()) {
+      return choice;
+    }
+    if (&split == splits.data()) {
+      none = std::move(choice);
+    }
+  }
+  return none;
 }
 
 }  // namespace alphecca::coordinator

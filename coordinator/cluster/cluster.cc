@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/cluster/assigner.h"
 
@@ -46,13 +47,30 @@ Cluster::Cluster(ClusterOptions options, std::vector<ModelSpec> models, ClusterE
       next_epoch_(options_.first_epoch) {
   for (const ModelSpec& model : models_) {
     for (int replica = 0; replica < model.replicas; ++replica) {
-      Group group;
-      group.id = GroupId(groups_.size() + 1);
-      group.model = &model;
-      groups_.push_back(std::move(group));
+      AddGroup(model);
     }
   }
   FormGroups(absl::InfinitePast());  // for the message that says what is missing
+}
+
+void Cluster::AddGroup(const ModelSpec& model) {
+  Group group;
+  group.id = GroupId(groups_.size() + 1);
+  group.model = &model;
+  group.splits = model.splits;
+  group.split = model.splits.front();
+  groups_.push_back(std::move(group));
+}
+
+void Cluster::AddSpares() {
+  for (const ModelSpec& model : models_) {
+    const bool has_spare = std::any_of(groups_.begin(), groups_.end(), [&model](const Group& g) {
+      return g.model == &model && (g.state == GroupState::kWaiting || g.state == GroupState::kFailed);
+    });
+    if (model.replicas == 0 && !has_spare) {
+      AddGroup(model);
+    }
+  }
 }
 
 absl::StatusOr<WorkerId> Cluster::Join(const Registration& registration, absl::Time now) {
@@ -225,37 +243,88 @@ void Cluster::Tick(absl::Time now) {
   FormGroups(now);
 }
 
+bool Cluster::IsSpare(const Group& group) const {
+  const auto holds = [](const Group& g) { return g.state == GroupState::kLoading || g.state == GroupState::kReady; };
+  return group.model->replicas == 0 && !holds(group) &&
+         std::any_of(groups_.begin(), groups_.end(),
+                     [&](const Group& g) { return g.model == group.model && holds(g); });
+}
+
 void Cluster::FormGroups(absl::Time now) {
+  AddSpares();
+  bool all_served = true;
   for (Group& group : groups_) {
-    if (group.state == GroupState::kFailed && now >= group.retry_at) {
-      group.state = GroupState::kWaiting;
+    if (!IsSpare(group)) {
+      FormIfWaiting(group, now);
+      all_served = all_served && group.state != GroupState::kWaiting && group.state != GroupState::kFailed;
     }
-    if (group.state != GroupState::kWaiting) {
+  }
+  AddSpares();
+  // Only then may a model take workers for one more replica: it would starve groups that need several.
+  for (size_t i = 0; i < groups_.size(); ++i) {  // grows as spares form
+    if (!IsSpare(groups_[i])) {
       continue;
     }
-    std::vector<Candidate> idle;
-    for (const auto& [id, member] : membership_.members()) {
-      if (!holders_.contains(id)) {
-        idle.push_back({.id = id,
-                        .host = member.registration.host,
-                        .kind = absl::StrCat(member.registration.device.kind, "\n", member.registration.build),
-                        .failed_lately = group.failed_on.contains(id)});
-      }
-    }
-    const Choice choice = ChooseWorkers(group.model->ranks(), std::move(idle));
-    if (!choice.workers.empty()) {
-      Form(group, choice.workers, choice.communicator);
+    if (all_served) {
+      FormIfWaiting(groups_[i], now);
+      AddSpares();
     } else {
-      group.message = absl::StrCat("needs ", group.model->ranks(), " idle workers of one device kind and build, ",
-                                   choice.available, " there: start ", group.model->ranks() - choice.available, " more",
-                                   group.trouble.empty() ? "" : "; before that: ", group.trouble);
+      groups_[i].message = "one more replica once every model has its groups";
     }
   }
 }
 
-void Cluster::Form(Group& group, const std::vector<WorkerId>& workers, const std::string& communicator) {
+void Cluster::FormIfWaiting(Group& group, absl::Time now) {
+  if (group.state == GroupState::kFailed && now >= group.retry_at) {
+    group.state = GroupState::kWaiting;
+  }
+  if (group.state != GroupState::kWaiting) {
+    return;
+  }
+  std::vector<Candidate> idle;
+  for (const auto& [id, member] : membership_.members()) {
+    if (!holders_.contains(id)) {
+      idle.push_back({.id = id,
+                      .host = member.registration.host,
+                      .kind = absl::StrCat(member.registration.device.kind, "\n", member.registration.build),
+                      .memory_bytes = member.registration.device.memory_bytes,
+                      .failed_lately = group.failed_on.contains(id)});
+    }
+  }
+  const Choice choice = ChooseSplit(group.splits, idle);
+  if (choice.workers.empty()) {
+    group.message = Missing(group, idle, choice);
+  } else {
+    Form(group, choice);
+  }
+}
+
+std::string Cluster::Missing(const Group& group, const std::vector<Candidate>& idle, const Choice& choice) const {
+  const Split& split = group.splits.front();
+  std::string message = absl::StrCat("needs ", split.ranks(), " idle workers of one device kind and build, ",
+                                     choice.available, " there: start ", split.ranks() - choice.available, " more");
+  for (const Candidate& candidate : idle) {
+    if (candidate.memory_bytes < split.rank_bytes) {
+      absl::StrAppendFormat(&message, "; %s has %.1f MiB and its shard takes %.1f: more memory or a larger tp",
+                            membership_.Find(candidate.id)->registration.name,
+                            static_cast<double>(candidate.memory_bytes) / (1 << 20),
+                            static_cast<double>(split.rank_bytes) / (1 << 20));
+    }
+  }
+  if (!group.trouble.empty()) {
+    absl::StrAppend(&message, "; before that: ", group.trouble);
+  }
+  return message;
+}
+
+void Cluster::Form(Group& group, const Choice& choice) {
+  const std::vector<WorkerId>& workers = choice.workers;
   group.epoch = next_epoch_;
   next_epoch_ = Epoch(next_epoch_.value + 1);
+  group.split = choice.split;
+  if (group.model->on_loss == OnLoss::kWait) {
+    group.splits = {choice.split};
+  }
   group.state = GroupState::kLoading;
   group.message = absl::StrCat("loading on ", workers.size(), workers.size() == 1 ? " worker" : " workers",
                                group.trouble.empty() ? "" : "; before that: ", group.trouble);
@@ -264,7 +333,8 @@ void Cluster::Form(Group& group, const std::vector<WorkerId>& workers, const std
   assignment.group = group.id;
   assignment.epoch = group.epoch;
   assignment.model = *group.model;
-  assignment.communicator = communicator;
+  assignment.split = choice.split;
+  assignment.communicator = choice.communicator;
   assignment.rendezvous = options_.make_rendezvous();
   for (const WorkerId worker : workers) {
     assignment.peers.push_back(membership_.Find(worker)->registration.address);
@@ -290,6 +360,7 @@ ClusterView Cluster::View() const {
     g.id = group.id;
     g.epoch = group.epoch;
     g.model = group.model->name;
+    g.split = group.split;
     g.state = group.state;
     g.fingerprint = group.fingerprint;
     g.message = group.message;

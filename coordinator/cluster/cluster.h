@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "coordinator/cluster/assigner.h"
 #include "coordinator/cluster/membership.h"
 #include "coordinator/cluster/types.h"
 
@@ -63,6 +64,8 @@ class Cluster {
   struct Group {
     GroupId id;
     const ModelSpec* model = nullptr;
+    std::vector<Split> splits;  // to form by
+    Split split;                // of the epoch
     GroupState state = GroupState::kWaiting;
     Epoch epoch;
     std::vector<Rank> ranks;
@@ -76,8 +79,16 @@ class Cluster {
     std::vector<WorkerId> former;  // ranks of the epoch that ended last
   };
 
+  void AddGroup(const ModelSpec& model);
+  // A model of as many groups as the workers make always has one that waits for more of them.
+  void AddSpares();
+  // A group beyond the first of such a model that holds no workers.
+  bool IsSpare(const Group& group) const;
   void FormGroups(absl::Time now);
-  void Form(Group& group, const std::vector<WorkerId>& workers, const std::string& communicator);
+  void FormIfWaiting(Group& group, absl::Time now);
+  void Form(Group& group, const Choice& choice);
+  // What a group that cannot form waits for.
+  std::string Missing(const Group& group, const std::vector<Candidate>& idle, const Choice& choice) const;
   // All ranks let go; the group was ready: it is lost to routing. Ranks on `gone` get no message.
   void Dissolve(Group& group, WorkerId gone, const absl::Status& why);
   void RankFailed(Group& group, size_t rank, absl::Time now);

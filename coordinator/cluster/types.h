@@ -45,21 +45,34 @@ struct ShardReport {
   int64_t kv_bytes = 0;
 };
 
+// A way to share a model among the ranks of a group.
+struct Split {
+  int tp = 1;
+  int ep = 1;
+  std::string plan_hash;
+  int64_t rank_bytes = 0;  // that a worker's device must have for its shard; 0: any
+  int ranks() const { return tp > ep ? tp : ep; }
+};
+
+// What becomes of a group that loses a worker.
+enum class OnLoss {
+  kWait,    // it waits for as many workers as it had
+  kReplan,  // it forms anew of the workers there are, by whichever split they hold
+};
+
 // A model to serve and how: fixed for the life of the coordinator.
 struct ModelSpec {
   std::string name;
-  std::string checkpoint;  // path on the workers' hosts
-  std::string revision;    // of configuration and tensor index, as the coordinator sees it
-  int tp = 1;
-  int ep = 1;
-  int replicas = 1;
+  std::string checkpoint;     // path on the workers' hosts
+  std::string revision;       // of configuration and tensor index, as the coordinator sees it
+  std::vector<Split> splits;  // the ways to share it that the operator allows, best first; at least one
+  int replicas = 1;           // groups; 0: as many as the workers make
+  OnLoss on_loss = OnLoss::kWait;
   std::string weights = "as-file";
   std::string activations = "default";
   std::string kv_type = "bf16";
   int64_t context = 0;
   int max_sequences = 0;
-  std::string plan_hash;
-  int ranks() const { return tp > ep ? tp : ep; }
 };
 
 // One rank's part of a group.
@@ -67,6 +80,7 @@ struct Assignment {
   GroupId group;
   Epoch epoch;
   ModelSpec model;
+  Split split;
   int rank = 0;
   std::vector<std::string> peers;  // addresses by rank
   std::string communicator;        // "solo", "shm", "gloo"
@@ -99,6 +113,7 @@ struct GroupView {
   GroupId id;
   Epoch epoch;
   std::string model;
+  Split split;  // of the epoch; while it waits: the model's first
   GroupState state = GroupState::kWaiting;
   std::string fingerprint;
   std::string message;

@@ -44,9 +44,6 @@ void CheckSizes(const ChatInput& input, Violations& violations) {
     violations.Add("tools", absl::StrCat(input.tools.size(), " tools; at most ", kMaxTools, " are taken"));
   }
   CheckTextSize(BytesOf(input), "messages", violations);
-  if (input.options.prompt_logprobs) {
-    violations.Add("options.prompt_logprobs", "Chat does not return them; leave it out, or use Generate");
-  }
 }
 
 absl::StatusOr<text::ChatMessage> ReadTurn(const ChatTurn& turn, size_t index) {

@@ -270,6 +270,9 @@ TokenUsage Generation::usage() const {
 GenerationTimes Generation::times() const {
   const MutexLock lock(mutex_);
   GenerationTimes times;
+  for (const auto& text : plan_.texts) {
+    times.broken_calls += text->broken_calls();
+  }
   for (const Sample& s : samples_) {
     if (s.tokens == 0) {
       continue;

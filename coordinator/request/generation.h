@@ -46,6 +46,7 @@ struct GenerationEvent {
 struct GenerationTimes {
   std::optional<absl::Time> first_token;
   std::vector<absl::Duration> per_token;  // one a sample with at least two tokens: mean gap
+  int broken_calls = 0;                   // tool calls given back as content
 };
 
 struct GenerationPlan {

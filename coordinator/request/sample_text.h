@@ -31,6 +31,8 @@ class SampleText {
   virtual void End(bool by_itself, TextDelta& out) = 0;
   // At least one whole call was emitted.
   virtual bool called_tools() const { return false; }
+  // Tool calls that came back as content: not well formed, or cut by the end.
+  virtual int broken_calls() const { return 0; }
 };
 
 }  // namespace alphecca::coordinator

@@ -10,10 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
+#include "coordinator/cluster/splits.h"
 #include "coordinator/request/chat_input.h"
 #include "coordinator/request/text_flow.h"
 #include "model/checkpoint.h"
-#include "model/shard_plan.h"
 #include "text/chat_format.h"
 #include "text/tokenizer.h"
 
@@ -56,9 +56,6 @@ class GemmaModel : public ServedModel {
  public:
   static absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServeOptions& options) {
     ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(options.path));
-    const int ep = options.ep > 0 ? options.ep : checkpoint->config().experts > 0 ? options.tp : 1;
-    ASSIGN_OR_RETURN(const model::WeightType weights, model::ParseWeightType(options.weights));
-    ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(*checkpoint, options.tp, ep, weights));
     auto result = std::unique_ptr<GemmaModel>(new GemmaModel());
     // A checkpoint without a tokenizer file is served by token ids alone.
     if (auto tokenizer = text::Tokenizer::Open(options.path); tokenizer.ok()) {
@@ -85,15 +82,18 @@ class GemmaModel : public ServedModel {
     spec.name = options.name;
     spec.checkpoint = options.path;
     spec.revision = checkpoint->Revision();
-    spec.tp = options.tp;
-    spec.ep = ep;
     spec.replicas = options.replicas;
+    spec.on_loss = options.on_loss;
     spec.weights = options.weights;
     spec.activations = options.activations;
     spec.kv_type = options.kv_type;
     spec.context = result->limits_.context;
     spec.max_sequences = options.max_sequences;
-    spec.plan_hash = plan.Hash();
+    ASSIGN_OR_RETURN(spec.splits, AllowedSplits(*checkpoint, {.tp = options.tp,
+                                                              .ep = options.ep,
+                                                              .weights = options.weights,
+                                                              .kv_type = options.kv_type,
+                                                              .context = spec.context}));
     return std::unique_ptr<ServedModel>(std::move(result));
   }
 

@@ -64,6 +64,7 @@ class ChatText : public SampleText {
   }
 
   bool called_tools() const override { return parser_.calls() > 0; }
+  int broken_calls() const override { return parser_.malformed_calls() + parser_.cut_calls(); }
 
  private:
   void Text(std::string text, TextDelta& out) {

@@ -194,12 +194,12 @@ class JoinReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
   std::optional<absl::Status> final_ ABSL_GUARDED_BY(mutex_);  // how the stream ends
 };
 
-void FillGroup(const GroupView& group, const ModelSpec& model, const Router& router, v1::GroupStatus& out) {
+void FillGroup(const GroupView& group, const Router& router, v1::GroupStatus& out) {
   out.set_group_id(group.id.value);
   out.set_epoch(group.epoch.value);
-  out.set_tp(model.tp);
-  out.set_ep(model.ep);
-  out.set_plan_hash(model.plan_hash);
+  out.set_tp(group.split.tp);
+  out.set_ep(group.split.ep);
+  out.set_plan_hash(group.split.plan_hash);
   out.set_fingerprint(group.fingerprint);
   out.set_message(group.message);
   std::string state(GroupStateName(group.state));
@@ -256,7 +256,7 @@ grpc::ServerUnaryReactor* ClusterService::GetStatus(grpc::CallbackServerContext*
     status.set_checkpoint(model.checkpoint);
     for (const GroupView& group : view.groups) {
       if (group.model == model.name) {
-        FillGroup(group, model, router_, *status.add_groups());
+        FillGroup(group, router_, *status.add_groups());
       }
     }
   }

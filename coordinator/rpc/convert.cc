@@ -145,14 +145,14 @@ v1::Assignment ToProto(const Assignment& a) {
   message.set_model(a.model.name);
   message.set_checkpoint(a.model.checkpoint);
   message.set_revision(a.model.revision);
-  message.set_tp(a.model.tp);
-  message.set_ep(a.model.ep);
+  message.set_tp(a.split.tp);
+  message.set_ep(a.split.ep);
   message.set_rank(a.rank);
   message.set_weights(a.model.weights);
   message.set_context(a.model.context);
   message.set_max_sequences(a.model.max_sequences);
   message.set_kv_type(a.model.kv_type);
-  message.set_plan_hash(a.model.plan_hash);
+  message.set_plan_hash(a.split.plan_hash);
   for (const std::string& peer : a.peers) {
     message.add_peers(peer);
   }

@@ -106,10 +106,16 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
   const CpuMatrix& down = Cpu(*a.down);
   const int64_t width = gate_up.rows / 2;
   Check(gate_up.items == down.items && down.cols == width && gate_up.cols == a.in.cols && down.rows == a.out.cols &&
-            a.out.rows == a.in.rows && a.ids.rows == a.in.rows && a.weights.rows == a.in.rows,
-        "Experts: shapes of in, matrices, ids, weights, out");
+            a.out.rows == a.in.rows && a.ids.rows == a.in.rows && a.weights.rows == a.in.rows &&
+            (a.load.data == nullptr || a.load.cols == gate_up.items),
+        "Experts: shapes of in, matrices, ids, weights, out, load");
   const Sorted sorted = SortByExpert(a.ids, a.first_expert, gate_up.items, Tile(std::max(gate_up.cols, down.cols)));
   const auto pairs = static_cast<int64_t>(sorted.token.size());
+  if (a.load.data != nullptr) {
+    for (const ExpertTile& tile : sorted.tiles) {
+      CountUp(IntRow(a.load, 0)[tile.expert], tile.tokens);
+    }
+  }
 
   const Input input = Prepare(gate_up, FloatRow(a.in, 0), a.in.stride, a.in.rows, quantised_);
   const bool aligned = width % kGroupRows == 0;

@@ -47,6 +47,10 @@ inline float* FloatRow(const Tensor& t, int64_t row) {
 inline int32_t* IntRow(const Tensor& t, int64_t row) {
   return static_cast<int32_t*>(t.data) + row * t.stride;
 }
+// value + by, modulo 2^32.
+inline void CountUp(int32_t& value, int64_t by) {
+  value = static_cast<int32_t>(static_cast<uint32_t>(value) + static_cast<uint32_t>(by));
+}
 // The floats of a buffer, null for a null buffer; aborts if it holds fewer than `count`.
 const float* Floats(const Buffer* buffer, int64_t count);
 

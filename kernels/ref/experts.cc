@@ -42,8 +42,9 @@ void RefBackend::Experts(Stream&, const ExpertsArgs& a) {
   const HostMatrix& down = Host(*a.down);
   const int64_t width = gate_up.rows / 2;
   Check(gate_up.items == down.items && down.cols == width && gate_up.cols == a.in.cols && down.rows == a.out.cols &&
-            a.out.rows == a.in.rows && a.ids.rows == a.in.rows && a.weights.rows == a.in.rows,
-        "Experts: shapes of in, matrices, ids, weights, out");
+            a.out.rows == a.in.rows && a.ids.rows == a.in.rows && a.weights.rows == a.in.rows &&
+            (a.load.data == nullptr || a.load.cols == gate_up.items),
+        "Experts: shapes of in, matrices, ids, weights, out, load");
   std::vector<float> row(static_cast<size_t>(std::max(gate_up.cols, width)));
   std::vector<float> hidden(static_cast<size_t>(width));
   std::vector<double> sum(static_cast<size_t>(down.rows));
@@ -54,6 +55,9 @@ void RefBackend::Experts(Stream&, const ExpertsArgs& a) {
       const int64_t e = IntRow(a.ids, t)[i] - a.first_expert;
       if (e < 0 || e >= gate_up.items) {
         continue;
+      }
+      if (a.load.data != nullptr) {
+        CountUp(IntRow(a.load, 0)[e], 1);
       }
       for (int64_t f = 0; f < width; ++f) {
         gate_up.DecodeRow(e, f, row.data());

@@ -101,6 +101,7 @@ class FakeShardRunner final : public ShardRunner {
   int64_t weight_bytes() const override { return 0; }
   int64_t kv_bytes() const override { return 0; }
   std::string fingerprint() const override { return "fake"; }
+  absl::StatusOr<forward::ExpertLoad> ReadExpertLoad() override { return forward::ExpertLoad(); }
 
   absl::StatusOr<StepResult> Run(const StepPlan& plan) override {
     {

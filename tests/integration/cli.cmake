@@ -1,5 +1,5 @@
 # The command line as a person and a script use it.
-foreach(name hub_test cli_test real_model_test)
+foreach(name hub_test cli_test plan_test real_model_test)
   add_test(NAME ${name} COMMAND "${PROJECT_SOURCE_DIR}/.venv/bin/python" "${CMAKE_CURRENT_SOURCE_DIR}/${name}.py"
                                 "$<TARGET_FILE_DIR:alphecca>" "${PROJECT_SOURCE_DIR}")
   set_tests_properties(${name} PROPERTIES LABELS integration TIMEOUT 300)

@@ -5,7 +5,9 @@
 """
 import argparse
 import concurrent.futures
+import os
 import sys
+import tempfile
 import time
 import unittest
 
@@ -170,7 +172,7 @@ class Serving(ClusterTest):
 
     def test_chat(self):
         request = pb.ChatRequest(messages=[pb.Message(role="user", content=[pb.ContentPart(text="Who made heaven?")])],
-                                 options=options(max_tokens=12))
+                                 options=options(max_tokens=12, prompt_logprobs=1))
         if not self.stub.GetModel(pb.GetModelRequest(name="tiny")).chat:
             with self.assertRaises(grpc.RpcError) as caught:
                 list(self.stub.Chat(request, timeout=30))
@@ -179,6 +181,7 @@ class Serving(ClusterTest):
         events = list(self.stub.Chat(request, timeout=60))
         self.assertTrue(events[-1].finish_reason)
         self.assertGreater(events[-1].usage.completion_tokens, 0)
+        self.assertEqual(len(events[0].prompt_logprobs), events[-1].usage.prompt_tokens - 1)
 
     def test_status_shows_the_group(self):
         status = self.status()
@@ -355,6 +358,56 @@ class Loss(ClusterTest):
         ranks = [names[r.worker_id] for r in status.models[0].groups[0].ranks]
         self.lose(ranks[1])
         self.lose(ranks[0])
+
+
+class SeveralModels(unittest.TestCase):
+    """cluster.yaml: one model split by hand, one as the workers' memory wants and as often as they allow."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="alphecca-config-")
+        self.addCleanup(self.folder.cleanup)
+        self.config = os.path.join(self.folder.name, "cluster.yaml")
+
+    def start(self, yaml, **more):
+        with open(self.config, "w", encoding="utf-8") as f:
+            f.write(yaml)
+        cluster = local_cluster.Cluster(ARGS.bin, flags=("--config", self.config), **more)
+        self.addCleanup(cluster.stop)
+        return cluster, cluster_pb2_grpc.ClusterStub(cluster.channel), inference_pb2_grpc.InferenceStub(cluster.channel)
+
+    def groups(self, stub, model):
+        status = stub.GetStatus(cluster_pb2.GetStatusRequest())
+        return next(m.groups for m in status.models if m.name == model)
+
+    def test_each_has_its_groups(self):
+        dense = os.path.join(os.path.dirname(ARGS.model), "tiny-dense")
+        cluster, status, inference = self.start(
+            f"models:\n  - path: {ARGS.model}\n    name: pair\n    tp: 2\n    ep: 1\n"
+            f"  - path: {dense}\n    name: many\n    tp: auto\n    replicas: auto\n    context: 512\n", workers=3)
+        cluster.wait_ready()
+        for model in ("pair", "many"):
+            self.assertEqual(len(Answer(inference.Generate(text_request(model=model, max_tokens=4), timeout=30)).ids[0]), 4)
+        self.assertEqual([(g.state, g.tp, g.ep) for g in self.groups(status, "pair")], [("ready", 2, 1)])
+        self.assertEqual([(g.state, g.tp) for g in self.groups(status, "many")], [("ready", 1), ("waiting for workers", 1)])
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(inference.Generate(text_request(), timeout=30))  # which of the two?
+        self.assertEqual(caught.exception.code(), Code.INVALID_ARGUMENT)
+        cluster.start_worker("w3")
+        local_cluster.wait_until("a second replica", lambda: [g.state for g in self.groups(status, "many")].count("ready") == 2)
+        cluster.workers.pop("w3").kill()
+        local_cluster.wait_until("one again", lambda: [g.state for g in self.groups(status, "many")].count("ready") == 1)
+
+    def test_memory_decides_the_split(self):
+        # tiny-moe: 7.6 M parameters of 2 bytes, activations, and at least 16 MiB of cache: more than 0.03 GiB, halves take less.
+        cluster, status, inference = self.start(f"models:\n  - path: {ARGS.model}\n    name: m\n    context: 4096\n",
+                                                workers=1, memory_gib=0.03)
+        local_cluster.wait_until("the worker is known", lambda: "w0 has 30.7 MiB" in self.groups(status, "m")[0].message)
+        self.assertEqual(self.groups(status, "m")[0].state, "waiting for workers")
+        cluster.start_worker("w1")
+        cluster.wait_ready()
+        group = self.groups(status, "m")[0]
+        self.assertEqual((group.state, group.tp, group.ep), ("ready", 2, 2))
+        self.assertEqual(len(Answer(inference.Generate(text_request(model="m", max_tokens=4), timeout=30)).ids[0]), 4)
 
 
 class Shutdown(unittest.TestCase):

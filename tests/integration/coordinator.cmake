@@ -5,3 +5,11 @@ add_test(NAME cluster_e2e_test
                  --proto "${PROJECT_SOURCE_DIR}/proto" --google "${ALPHECCA_GOOGLEAPIS_DIR}"
                  --stubs "${CMAKE_CURRENT_BINARY_DIR}/stubs")
 set_tests_properties(cluster_e2e_test PROPERTIES LABELS integration TIMEOUT 400)
+
+# The same on hosts of their own: network namespaces, which this needs the right to make.
+add_test(NAME netns_test
+         COMMAND "${PROJECT_SOURCE_DIR}/.venv/bin/python" "${CMAKE_CURRENT_SOURCE_DIR}/netns_test.py"
+                 --bin "$<TARGET_FILE_DIR:alphecca-coordinator>" --models "${PROJECT_SOURCE_DIR}/models"
+                 --proto "${PROJECT_SOURCE_DIR}/proto" --google "${ALPHECCA_GOOGLEAPIS_DIR}"
+                 --stubs "${CMAKE_CURRENT_BINARY_DIR}/netns_stubs")
+set_tests_properties(netns_test PROPERTIES LABELS integration TIMEOUT 120)

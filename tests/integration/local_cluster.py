@@ -79,16 +79,29 @@ class Process:
             return None
 
 
-class Cluster:
-    """A coordinator and as many workers as the model's ranks."""
+class Host:
+    """Where a process runs: its address there, and a command to put before its own ("nsenter ...")."""
 
-    def __init__(self, binaries, model, name="tiny", workers=2, flags=()):
+    def __init__(self, address="127.0.0.1", prefix=()):
+        self.address = address
+        self.prefix = list(prefix)
+
+
+class Cluster:
+    """A coordinator and as many workers as the model's ranks.
+
+    model None: the flags say which. hosts: of the workers, by index, where they are not all here. memory_gib: what each may use.
+    """
+
+    def __init__(self, binaries, model=None, name="tiny", workers=2, flags=(), address="127.0.0.1", hosts=(), memory_gib=None):
         self.binaries = binaries
+        self.hosts = {f"w{index}": host for index, host in enumerate(hosts)}
         self.folder = tempfile.TemporaryDirectory(prefix="alphecca-e2e-")
         self.workers = {}
+        self.memory_gib = memory_gib
         self.coordinator = Process(self.folder.name, "coordinator",
-                                   [os.path.join(binaries, "alphecca-coordinator"), "--listen", "127.0.0.1:0", "--metrics",
-                                    "127.0.0.1:0", "--model", f"{name}={model}", "--drain", "20", *flags])
+                                   [os.path.join(binaries, "alphecca-coordinator"), "--listen", f"{address}:0", "--metrics",
+                                    "127.0.0.1:0", "--drain", "20", *(["--model", f"{name}={model}"] if model else []), *flags])
         self.address = self.coordinator.addresses["listen"]
         try:
             for index in range(workers):
@@ -99,9 +112,12 @@ class Cluster:
         self.channel = grpc.insecure_channel(self.address)
 
     def start_worker(self, name):
+        host = self.hosts.get(name, Host())
+        memory = ["--memory", str(self.memory_gib)] if self.memory_gib else []
         self.workers[name] = Process(self.folder.name, name,
-                                     [os.path.join(self.binaries, "alphecca-worker"), "--coordinator", self.address, "--listen",
-                                      "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--name", name, "--threads", "1"])
+                                     [*host.prefix, os.path.join(self.binaries, "alphecca-worker"), "--coordinator", self.address,
+                                      "--listen", f"{host.address}:0", "--metrics", "127.0.0.1:0", "--name", name, "--threads", "1",
+                                      *memory])
 
     def stop(self):
         for worker in self.workers.values():

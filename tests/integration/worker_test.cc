@@ -124,6 +124,12 @@ class EngineStream {
   int running_ = -1;
 };
 
+// The value of a series on a page of metrics; negative: it is not there.
+double Sample(const std::string& text, const std::string& series) {
+  const size_t at = text.find(absl::StrCat("\n", series, " "));
+  return at == std::string::npos ? -1e9 : std::stod(text.substr(at + series.size() + 2));
+}
+
 // The body of http://address/path, or "status N".
 std::string HttpGet(const std::string& address, const std::string& path) {
   const size_t colon = address.rfind(':');
@@ -309,6 +315,17 @@ TEST_F(WorkerTest, MetricsHealthAndTraceTell) {
         std::string("alphecca_worker_collective_seconds_count{collective=\"all_reduce\"}"),
         std::string("alphecca_worker_running_sequences"), std::string("alphecca_worker_waiting_sequences")}) {
     EXPECT_THAT(text, HasSubstr(line));
+  }
+  // Both ranks have read their experts' load after the first step; the later steps' may follow.
+  const auto checkpoint = model::Checkpoint::Open(kModel);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto k = (*checkpoint)->config().experts_per_token;
+  for (const char* layer : {"0", "1"}) {
+    const std::string series = absl::StrCat("alphecca_worker_expert_tokens_total{layer=\"", layer, "\"}");
+    const double rows = Sample(text, series) + Sample(HttpGet(follower_->metrics(), "/metrics"), series);
+    EXPECT_GE(rows, static_cast<double>(prompt) * k);
+    EXPECT_LE(rows, static_cast<double>(prompt + 15) * k);
+    EXPECT_GE(Sample(text, absl::StrCat("alphecca_worker_expert_imbalance{layer=\"", layer, "\"}")), 1);
   }
   // Health follows readiness a few times a second.
   const absl::Time deadline = absl::Now() + absl::Seconds(10);

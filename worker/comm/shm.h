@@ -4,8 +4,9 @@
 // turn. A collective writes its input to the rank's region, meets the others once, and reads theirs; a large sum meets
 // twice: each rank sums one part for all. Inputs larger than a region go in pieces.
 //
-// Waits spin for a moment and then sleep on a futex. Each process holds a lock on one byte of the segment's file, which
-// the kernel drops when it dies in whatever way: sleepers look ten times a second.
+// Waits spin for a moment, unless another rank was last seen on the same CPU and so cannot come meanwhile, and then
+// sleep on a futex. Each process holds a lock on one byte of the segment's file, which the kernel drops when it dies in
+// whatever way: sleepers look ten times a second.
 //
 // For backends whose ops are done when they return and whose memory is the host's ("ref", "cpu"): call order is
 // stream order.

@@ -1,6 +1,7 @@
 #include "worker/comm/shm_segment.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -58,6 +59,8 @@ absl::Status ShmSegment::Meet(const char* what, absl::Duration timeout, const st
   if ((generation & kAborted) != 0) {
     return BrokenStatus();
   }
+  const int cpu = sched_getcpu();
+  header_->cpus[rank_].store(cpu + 1, std::memory_order_relaxed);
   if (header_->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
     // No one arrives for the next round before the generation moves on: the reset cannot be overtaken.
     header_->arrived.store(0, std::memory_order_relaxed);
@@ -70,6 +73,9 @@ absl::Status ShmSegment::Meet(const char* what, absl::Duration timeout, const st
       FutexWakeAll(header_->generation);
     }
     return absl::OkStatus();
+  }
+  if (SharesCpu(cpu)) {
+    return Sleep(generation, what, timeout, give_up);
   }
   const int64_t spin_until = absl::GetCurrentTimeNanos() + absl::ToInt64Nanoseconds(spin_);
   do {
@@ -124,6 +130,15 @@ absl::Status ShmSegment::Sleep(uint32_t round, const char* what, absl::Duration 
       Abort(absl::StrCat(what, ": rank ", rank_, " gave up"));
     }
   }
+}
+
+bool ShmSegment::SharesCpu(int cpu) const {
+  for (int r = 0; r < size_; ++r) {
+    if (r != rank_ && header_->cpus[r].load(std::memory_order_relaxed) == cpu + 1) {
+      return true;
+    }
+  }
+  return false;
 }
 
 int ShmSegment::FindDead() const {

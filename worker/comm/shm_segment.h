@@ -33,6 +33,8 @@ struct ShmHeader {
   std::atomic<uint32_t> sleepers;
   std::atomic<uint32_t> reason_state;  // 0: none, 1: being written, 2: there
   char reason[512];
+  // The CPU that each rank last arrived on, plus 1; 0: not yet. A hint.
+  std::atomic<int32_t> cpus[kMaxShmRanks];
   alignas(64) ShmCall calls[2][kMaxShmRanks];
 };
 
@@ -65,6 +67,8 @@ class ShmSegment {
 
  private:
   absl::Status Sleep(uint32_t round, const char* what, absl::Duration timeout, const std::function<bool()>& give_up);
+  // Whether another rank was last seen on this CPU: it cannot come while this one spins there.
+  bool SharesCpu(int cpu) const;
   // A rank that has joined and is gone, or -1.
   int FindDead() const;
   // "ranks 1, 3", those of this host that have not joined; empty if all have.

@@ -11,16 +11,6 @@ using kernels::kFullPool;
 using kernels::kSlidingPool;
 using kernels::PoolKind;
 
-int64_t SlidingBlocksFor(int64_t tokens, int window, int64_t chunk, int block_tokens) {
-  if (tokens <= 0) {
-    return 0;
-  }
-  const int64_t span = std::min<int64_t>(tokens, int64_t{window} - 1 + chunk);
-  // A run of n positions touches at most this many blocks: the first may begin with its last position alone.
-  const int64_t touched = (span + block_tokens - 2) / block_tokens + 1;
-  return std::min(touched, BlocksFor(tokens, block_tokens));
-}
-
 BlockManager::BlockManager(const BlockManagerOptions& options)
     : options_(options), slots_(static_cast<size_t>(std::max(options.slots, 0))) {
   const int64_t capacities[2] = {options.full_blocks, options.sliding_blocks};

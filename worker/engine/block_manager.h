@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/backend.h"
+#include "model/kv_layout.h"
 
 namespace alphecca::engine {
 
@@ -27,14 +28,8 @@ struct BlockManagerOptions {
   int64_t chunk_tokens = 1;  // rows of one sequence in one step at most
 };
 
-// Blocks that n tokens from position 0 on fill.
-constexpr int64_t BlocksFor(int64_t tokens, int block_tokens) {
-  return (tokens + block_tokens - 1) / block_tokens;
-}
-
-// Blocks of a sliding pool that a sequence of `tokens` tokens holds at once at most, run in chunks of `chunk`: the
-// chunk's rows and the window before them, wherever they fall on block bounds.
-int64_t SlidingBlocksFor(int64_t tokens, int window, int64_t chunk, int block_tokens);
+using model::BlocksFor;
+using model::SlidingBlocksFor;
 
 class BlockManager {
  public:

@@ -31,6 +31,7 @@ struct Client {
 struct Opened {
   std::shared_ptr<Client> client;
   Sequence sequence;
+  absl::Time arrival;
 };
 
 // What callers ask for one sequence between two steps.
@@ -146,7 +147,7 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
   }
   ++next_key_;
   ++opens_;
-  mail_[key].open = std::make_unique<Opened>(Opened{client, Sequence(std::move(request))});
+  mail_[key].open = std::make_unique<Opened>(Opened{client, Sequence(std::move(request)), options_.now()});
   changed_.NotifyAll();
   return absl::OkStatus();
 }
@@ -335,7 +336,11 @@ absl::Status EngineLoop::RunPlan(const Batch& batch) {
   }
   std::vector<SequenceKey> owners;  // of each logit request
   for (const Share& share : batch.shares) {
-    sequences_.at(share.key.value).sequence.AppendRows(share, plan);
+    Opened& opened = sequences_.at(share.key.value);
+    if (share.opens && options_.on_admitted) {
+      options_.on_admitted(options_.now() - opened.arrival);
+    }
+    opened.sequence.AppendRows(share, plan);
     owners.resize(plan.logits.size(), share.key);
   }
   Publish();

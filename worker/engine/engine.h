@@ -67,6 +67,8 @@ struct EngineOptions {
   int max_waiting = 1024;                       // sequences queued at most; beyond: ResourceExhausted
   int64_t step_tokens = 256;                    // rows of a step at most (prefill chunks and decodes together)
   std::function<absl::Time()> now = absl::Now;  // what deadlines are held against, once a step
+  // Called on the engine's thread as a sequence joins its first step, with the time since Open. May be null.
+  std::function<void(absl::Duration queued)> on_admitted = nullptr;
 };
 
 struct EngineCounts {

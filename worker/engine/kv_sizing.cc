@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "model/kv_layout.h"
 #include "worker/engine/block_manager.h"
 
 namespace alphecca::engine {
@@ -39,15 +40,6 @@ absl::Status CheckOptions(const model::ModelConfig& config, const ShardOptions& 
   return absl::OkStatus();
 }
 
-bool HasPool(const model::ModelConfig& config, kernels::PoolKind pool) {
-  for (size_t i = 0; i < config.layers.size(); ++i) {
-    if (config.layers[i].full_attention == (pool == kernels::kFullPool)) {
-      return true;
-    }
-  }
-  return false;
-}
-
 // Shrinks both pools in proportion until they fit the budget; the sliding one keeps a window for one sequence.
 absl::Status FitBudget(int64_t budget, int64_t full_bytes, int64_t sliding_bytes, int64_t least_sliding,
                        KvSizes& sizes) {
@@ -78,14 +70,7 @@ int64_t KvBlockBytes(const model::ModelConfig& config, const model::ShardPlan& p
                      int block_tokens, kernels::DType type) {
   int64_t most = 0;
   for (const model::RankShard& rank : plan.ranks) {
-    int64_t values = 0;  // K and V of one token
-    for (size_t i = 0; i < config.layers.size() && i < rank.layers.size(); ++i) {
-      const model::LayerConfig& layer = config.layers[i];
-      if (config.OwnsKv(static_cast<int>(i)) && layer.full_attention == (pool == kernels::kFullPool)) {
-        values += 2 * rank.layers[i].kv_heads.size() * layer.head_dim;
-      }
-    }
-    most = std::max(most, values * block_tokens * kernels::RowBytes(type, 1));
+    most = std::max(most, block_tokens * model::KvTokenBytes(config, rank, pool, type));
   }
   return most;
 }
@@ -96,15 +81,16 @@ absl::StatusOr<KvSizes> SizeKv(const model::ModelConfig& config, const model::Sh
   KvSizes sizes{.context = options.context == 0 ? config.context : options.context};
   const int block_tokens = options.block_tokens;
   int64_t least_sliding = 0;
-  if (HasPool(config, kernels::kFullPool)) {
+  if (model::HasPool(config, kernels::kFullPool)) {
     sizes.full_blocks =
         options.full_blocks > 0 ? options.full_blocks : options.max_sequences * BlocksFor(sizes.context, block_tokens);
   }
-  if (HasPool(config, kernels::kSlidingPool)) {
+  if (model::HasPool(config, kernels::kSlidingPool)) {
     const int window = config.sliding_window;
     const int64_t one = SlidingBlocksFor(sizes.context, window, options.max_rows, block_tokens);
     least_sliding = SlidingBlocksFor(int64_t{window} + block_tokens, window, block_tokens, block_tokens) + 1;
-    sizes.sliding_blocks = options.sliding_blocks > 0 ? options.sliding_blocks : options.max_sequences * one;
+    sizes.sliding_blocks =
+        options.sliding_blocks > 0 ? options.sliding_blocks : std::max(options.max_sequences * one, least_sliding);
   }
   RETURN_IF_ERROR(FitBudget(
       options.kv_budget_bytes, KvBlockBytes(config, plan, kernels::kFullPool, block_tokens, options.kv_type),

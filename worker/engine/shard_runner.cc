@@ -96,6 +96,8 @@ class Runner final : public ShardRunner {
     return result;
   }
 
+  absl::StatusOr<forward::ExpertLoad> ReadExpertLoad() override { return gemma_->ReadExpertLoad(*stream_); }
+
  private:
   absl::StatusOr<StepResult> RunChecked(const StepPlan& plan) {
     for (const OpenSlot& open : plan.opens) {

@@ -62,6 +62,9 @@ class ShardRunner {
   // Runs a plan to its end. FailedPrecondition: wrong epoch or a gap in the steps; Unavailable: a peer died. The
   // result's choices are the same on every rank. Plans of rows, slots or blocks out of range are InvalidArgument.
   virtual absl::StatusOr<StepResult> Run(const StepPlan& plan) = 0;
+
+  // See forward::ExpertLoad. By the thread that runs plans, between them.
+  virtual absl::StatusOr<forward::ExpertLoad> ReadExpertLoad() = 0;
 };
 
 }  // namespace alphecca::engine

@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 #include "kernels/check.h"
+#include "model/shard_slices.h"
 #include "worker/forward/scratch.h"
 #include "worker/forward/weights.h"
 
@@ -31,7 +32,7 @@ struct Rank {
   const model::RankShard& shard;
   kernels::Backend& backend;
   comm::Communicator& comm;
-  Duties duties;
+  model::Duties duties;
   Weights weights = {};
   Scratch scratch = {};
   std::vector<int> pool_layer = {};   // of a layer that owns KV: its index within its pool
@@ -41,6 +42,7 @@ struct Rank {
   const model::LayerConfig& layer(int l) const { return config.layers[static_cast<size_t>(l)]; }
   const model::LayerShard& part(int l) const { return shard.layers[static_cast<size_t>(l)]; }
   int layers() const { return static_cast<int>(config.layers.size()); }
+  int64_t experts() const { return part(0).experts.size(); }  // of this rank; the same in every layer
 };
 
 // Whether some sum is one that this rank adds nothing to.
@@ -227,7 +229,8 @@ class Pass {
                                  .first_expert = r_.part(l).experts.begin,
                                  .ids = ids,
                                  .weights = mix,
-                                 .out = experts});
+                                 .out = experts,
+                                 .load = Rows(ExpertRows(), l, 1)});
     } else {
       Clear(r_.scratch.branch, step_.rows, experts);
     }
@@ -311,6 +314,8 @@ class Pass {
                    std::span(r_.zeros).first(static_cast<size_t>(part.rows * row_bytes)));
   }
 
+  Tensor ExpertRows() const { return r_.scratch.load.View(r_.layers(), r_.experts()); }
+
   // Hands values to the probe, if there is one. Values the host sees this way decide nothing.
   absl::Status Watch(const char* name, int l, const Tensor& values) {
     if (r_.probe == nullptr) {
@@ -345,7 +350,7 @@ class GemmaRank : public Gemma {
               .shard = plan_.ranks[static_cast<size_t>(rank)],
               .backend = backend,
               .comm = comm,
-              .duties = DutiesOf(plan_, rank)} {}
+              .duties = model::DutiesOf(plan_, rank)} {}
 
   absl::Status Load(const model::Checkpoint& checkpoint, const GemmaOptions& options,
                     const std::function<void(int64_t, int64_t)>& progress) {
@@ -361,6 +366,7 @@ class GemmaRank : public Gemma {
     if (HasEmptyPart(r)) {
       r.zeros.assign(static_cast<size_t>(options.max_rows * r.config.hidden) * sizeof(float), std::byte{0});
     }
+    RETURN_IF_ERROR(ClearLoad());
     int count[2] = {0, 0};
     for (int l = 0; l < r.layers(); ++l) {
       r.pool_layer.push_back(r.config.OwnsKv(l) ? count[r.layer(l).full_attention ? 0 : 1]++ : -1);
@@ -397,12 +403,43 @@ class GemmaRank : public Gemma {
   Tensor final_hidden() const override { return rank_.scratch.hidden.View(logit_rows_, rank_.config.hidden); }
   void set_probe(const Probe* probe) override { rank_.probe = probe; }
 
+  absl::StatusOr<ExpertLoad> ReadExpertLoad(kernels::Stream& stream) override {
+    RETURN_IF_ERROR(
+        rank_.backend.Read(stream, rank_.scratch.load.buffer().data, std::as_writable_bytes(std::span(load_now_))));
+    size_t i = 0;
+    for (std::vector<uint64_t>& layer : load_) {
+      for (uint64_t& rows : layer) {
+        rows += load_now_[i] - load_seen_[i];  // right across the device's overflow
+        ++i;
+      }
+    }
+    load_seen_ = load_now_;
+    return load_;
+  }
+
  private:
+  // The device counts from 0 on.
+  absl::Status ClearLoad() {
+    const auto experts = static_cast<size_t>(rank_.experts());
+    if (experts == 0) {
+      return absl::OkStatus();
+    }
+    load_.assign(static_cast<size_t>(rank_.layers()), std::vector<uint64_t>(experts));
+    load_now_.assign(load_.size() * experts, 0);
+    load_seen_ = load_now_;
+    const std::unique_ptr<kernels::Stream> stream = rank_.backend.CreateStream();
+    rank_.backend.Write(*stream, rank_.scratch.load.buffer(), 0, std::as_bytes(std::span(load_seen_)));
+    return rank_.backend.Synchronize(*stream);
+  }
+
   const model::ShardPlan plan_;
   Rank rank_;
   int64_t max_rows_ = 0;
   int64_t max_logit_rows_ = 0;
   int64_t logit_rows_ = 0;
+  ExpertLoad load_;
+  std::vector<uint32_t> load_now_;   // the device's counts [L, experts here], modulo 2^32
+  std::vector<uint32_t> load_seen_;  // the same, as they were when last read
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -28,6 +30,10 @@ struct Probe {
   // layer -1); values [rows, cols].
   std::function<void(const char* name, int layer, std::span<const float> values, int64_t rows, int64_t cols)> on_rows;
 };
+
+// Rows that each expert of this rank has computed since the load, [layer][expert]; the rows of all steps, prompts
+// included. Without layers: the model or the rank has no experts.
+using ExpertLoad = std::vector<std::vector<uint64_t>>;
 
 class Gemma {
  public:
@@ -54,6 +60,8 @@ class Gemma {
   virtual kernels::Tensor logits() const = 0;
   // Post-norm hidden rows of the last step's logit rows, [R, D].
   virtual kernels::Tensor final_hidden() const = 0;
+  // Between steps, on their stream; waits for those before. At least once in 2^32 rows, or counts are lost.
+  virtual absl::StatusOr<ExpertLoad> ReadExpertLoad(kernels::Stream& stream) = 0;
   // Set to see inside; null (default) costs nothing.
   virtual void set_probe(const Probe* probe) = 0;
 };

@@ -40,12 +40,14 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   int64_t qkv = 0;
   int64_t heads = 0;
   int64_t mlp = 0;
+  int64_t experts = 0;
   for (size_t l = 0; l < config.layers.size(); ++l) {
     const model::LayerShard& part = shard.layers[l];
     const int64_t head_dim = config.layers[l].head_dim;
     qkv = std::max(qkv, (part.heads.size() + 2 * part.kv_heads.size()) * head_dim);
     heads = std::max(heads, part.heads.size() * head_dim);
     mlp = std::max(mlp, part.mlp.size());
+    experts = std::max(experts, part.experts.size());
   }
   const int64_t rows = sizes.rows;
   const int64_t d = config.hidden;
@@ -65,6 +67,7 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   RETURN_IF_ERROR(s.router.Allocate(backend, rows, config.experts));
   RETURN_IF_ERROR(s.expert_ids.Allocate(backend, rows, config.experts_per_token, kernels::DType::kI32));
   RETURN_IF_ERROR(s.expert_mix.Allocate(backend, rows, config.experts_per_token));
+  RETURN_IF_ERROR(s.load.Allocate(backend, layers, experts, kernels::DType::kI32));
   RETURN_IF_ERROR(s.last.Allocate(backend, sizes.logit_rows, d));
   RETURN_IF_ERROR(s.hidden.Allocate(backend, sizes.logit_rows, d));
   RETURN_IF_ERROR(s.logits.Allocate(backend, sizes.logit_rows, sizes.vocab));

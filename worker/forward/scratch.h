@@ -51,6 +51,7 @@ struct Scratch {
   Activation router;      // [T, E]
   Activation expert_ids;  // [T, k] i32
   Activation expert_mix;  // [T, k]
+  Activation load;        // rows that each expert of this rank got [L, experts here] i32; kept from step to step
   Activation last;        // x of the logit rows [R, D]
   Activation hidden;      // the same after the final norm [R, D]
   Activation logits;      // [R, vocabulary share]

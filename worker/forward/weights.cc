@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <initializer_list>
+#include <map>
 #include <span>
 #include <string>
 #include <utility>
@@ -11,7 +12,7 @@
 #include "common/status_macros.h"
 #include "kernels/dtype.h"
 #include "kernels/quant/quant.h"
-#include "model/catalogue.h"
+#include "model/shard_slices.h"
 
 namespace alphecca::forward {
 namespace {
@@ -39,31 +40,27 @@ int64_t SourceBytes(const PackSource& source) {
 // Collects what to load, then loads it: the total is known before the first byte is touched.
 class Loader {
  public:
-  Loader(const model::Checkpoint& checkpoint, kernels::Backend& backend, model::WeightType held)
-      : checkpoint_(checkpoint), backend_(backend), held_(held), stream_(backend.CreateStream()) {}
+  Loader(const model::Checkpoint& checkpoint, const model::ShardPlan& plan, int rank, kernels::Backend& backend,
+         model::WeightType held)
+      : checkpoint_(checkpoint), backend_(backend), held_(held), stream_(backend.CreateStream()) {
+    for (const model::TensorSlice& slice : model::ShardSlices(checkpoint.config(), plan, rank)) {
+      slices_[{slice.kind, slice.layer}].push_back(slice);
+    }
+  }
 
-  // A slice of one tensor of the checkpoint. Unset: all of it.
-  struct Slice {
-    TensorKind kind;
-    std::optional<Range> items = std::nullopt;
-    std::optional<Range> rows = std::nullopt;
-    std::optional<Range> cols = std::nullopt;
-  };
-
-  // Plans one Matrix of the slices, one under another. None if it would be empty.
-  absl::Status Matrix(MatrixPtr& to, int layer, const std::vector<Slice>& slices) {
+  // Plans one Matrix of what the rank holds of these tensors, one under another. None if it holds nothing of them.
+  absl::Status Matrix(MatrixPtr& to, int layer, std::initializer_list<TensorKind> kinds) {
     Job job{.to = &to, .sources = {}, .type = DType::kF32};
-    for (const Slice& slice : slices) {
-      ASSIGN_OR_RETURN(const PackSource source, Cut(slice, layer));
-      if (source.items.empty() || source.rows.empty() || source.cols.empty()) {
-        continue;
+    for (const TensorKind kind : kinds) {
+      for (const model::TensorSlice& slice : Held(kind, layer)) {
+        ASSIGN_OR_RETURN(const PackSource source, Cut(slice));
+        ASSIGN_OR_RETURN(const DType type, model::HeldType(kind, source.tensor.type, held_));
+        RETURN_IF_ERROR(CheckBlocks(source, source.tensor.type, kind, layer));
+        RETURN_IF_ERROR(CheckBlocks(source, type, kind, layer));
+        job.type = job.sources.empty() ? type : model::CommonType(job.type, type);
+        total_ += SourceBytes(source);
+        job.sources.push_back(source);
       }
-      ASSIGN_OR_RETURN(const DType type, model::HeldType(slice.kind, source.tensor.type, held_));
-      RETURN_IF_ERROR(CheckBlocks(source, source.tensor.type, slice.kind, layer));
-      RETURN_IF_ERROR(CheckBlocks(source, type, slice.kind, layer));
-      job.type = job.sources.empty() ? type : model::CommonType(job.type, type);
-      total_ += SourceBytes(source);
-      job.sources.push_back(source);
     }
     if (!job.sources.empty()) {
       jobs_.push_back(std::move(job));
@@ -83,7 +80,11 @@ class Loader {
     return buffer;
   }
 
+  // None if the model has no such norm.
   absl::Status Norm(BufferPtr& to, TensorKind kind, int layer) {
+    if (Held(kind, layer).empty()) {
+      return absl::OkStatus();
+    }
     ASSIGN_OR_RETURN(std::vector<float> values, Vector(kind, layer));
     for (float& value : values) {
       value += checkpoint_.norm_offset();
@@ -99,6 +100,8 @@ class Loader {
       bytes_ += (*job.to)->bytes;
       for (const PackSource& source : job.sources) {
         done += SourceBytes(source);
+        checkpoint_.Advise(source.tensor,
+                           model::Residency::kDrop);  // else the file's pages would count beside the copy
       }
       if (progress) {
         progress(done, total_);
@@ -116,17 +119,21 @@ class Loader {
     DType type;
   };
 
-  absl::StatusOr<PackSource> Cut(const Slice& slice, int layer) const {
-    ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_.Find(slice.kind, layer));
-    PackSource source{.tensor = tensor,
-                      .items = slice.items.value_or(Range{0, tensor.items}),
-                      .rows = slice.rows.value_or(Range{0, tensor.rows}),
-                      .cols = slice.cols.value_or(Range{0, tensor.cols})};
+  std::span<const model::TensorSlice> Held(TensorKind kind, int layer) const {
+    const auto found = slices_.find({kind, layer});
+    return found == slices_.end() ? std::span<const model::TensorSlice>() : found->second;
+  }
+
+  absl::StatusOr<PackSource> Cut(const model::TensorSlice& held) const {
+    const bool split = held.kind == TensorKind::kExpertGateUp && !checkpoint_.Has(held.kind, held.layer);
+    const model::TensorSlice slice = split ? model::InSplitForm(checkpoint_.config(), held) : held;
+    ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_.Find(slice.kind, slice.layer));
+    const PackSource source{.tensor = tensor, .items = slice.items, .rows = slice.rows, .cols = slice.cols};
     const auto inside = [](Range range, int64_t size) { return range.begin >= 0 && range.end <= size; };
     if (!inside(source.items, tensor.items) || !inside(source.rows, tensor.rows) || !inside(source.cols, tensor.cols)) {
       return absl::InvalidArgumentError(
           absl::StrFormat("%s [%d, %d, %d]: the plan asks for items up to %d, rows up to %d, columns up to %d",
-                          model::CanonicalName(slice.kind, layer), tensor.items, tensor.rows, tensor.cols,
+                          model::CanonicalName(slice.kind, slice.layer), tensor.items, tensor.rows, tensor.cols,
                           source.items.end, source.rows.end, source.cols.end));
     }
     return source;
@@ -146,99 +153,54 @@ class Loader {
   kernels::Backend& backend_;
   const model::WeightType held_;
   std::unique_ptr<kernels::Stream> stream_;
+  std::map<std::pair<TensorKind, int>, std::vector<model::TensorSlice>> slices_;
   std::vector<Job> jobs_;
   int64_t total_ = 0;
   int64_t bytes_ = 0;
 };
 
-Range Scaled(Range range, int64_t by) {
-  return {range.begin * by, range.end * by};
-}
-
-absl::Status LoadAttention(Loader& load, const model::ModelConfig& config, int l, const model::LayerShard& shard,
-                           bool dense, LayerWeights& w) {
-  const model::LayerConfig& layer = config.layers[static_cast<size_t>(l)];
-  const bool owns_kv = config.OwnsKv(l);
+absl::Status LoadAttention(Loader& load, int l, LayerWeights& w) {
   RETURN_IF_ERROR(load.Norm(w.input_norm, TensorKind::kInputNorm, l));
   RETURN_IF_ERROR(load.Norm(w.q_norm, TensorKind::kQNorm, l));
-  if (owns_kv) {
-    RETURN_IF_ERROR(load.Norm(w.k_norm, TensorKind::kKNorm, l));
-  }
+  RETURN_IF_ERROR(load.Norm(w.k_norm, TensorKind::kKNorm, l));
   RETURN_IF_ERROR(load.Norm(w.post_attention_norm, TensorKind::kPostAttentionNorm, l));
-  if (!dense || shard.heads.empty()) {
-    return absl::OkStatus();
-  }
-  const Range query = Scaled(shard.heads, layer.head_dim);
-  const Range kv = Scaled(shard.kv_heads, layer.head_dim);
-  std::vector<Loader::Slice> slices = {{.kind = TensorKind::kQ, .rows = query}};
-  if (owns_kv) {
-    slices.push_back({.kind = TensorKind::kK, .rows = kv});
-    if (!layer.v_from_k) {
-      slices.push_back({.kind = TensorKind::kV, .rows = kv});
-    }
-  }
-  RETURN_IF_ERROR(load.Matrix(w.qkv, l, slices));
-  return load.Matrix(w.o, l, {{.kind = TensorKind::kO, .cols = query}});
+  RETURN_IF_ERROR(load.Matrix(w.qkv, l, {TensorKind::kQ, TensorKind::kK, TensorKind::kV}));
+  return load.Matrix(w.o, l, {TensorKind::kO});
 }
 
-absl::Status LoadMlp(Loader& load, int l, const model::LayerShard& shard, bool dense, LayerWeights& w) {
+absl::Status LoadMlp(Loader& load, int l, LayerWeights& w) {
   RETURN_IF_ERROR(load.Norm(w.pre_ffn_norm, TensorKind::kPreFfnNorm, l));
   RETURN_IF_ERROR(load.Norm(w.post_ffn_norm, TensorKind::kPostFfnNorm, l));
-  if (!dense) {
-    return absl::OkStatus();
-  }
-  RETURN_IF_ERROR(load.Matrix(
-      w.gate_up, l, {{.kind = TensorKind::kGate, .rows = shard.mlp}, {.kind = TensorKind::kUp, .rows = shard.mlp}}));
-  return load.Matrix(w.down, l, {{.kind = TensorKind::kDown, .cols = shard.mlp}});
+  RETURN_IF_ERROR(load.Matrix(w.gate_up, l, {TensorKind::kGate, TensorKind::kUp}));
+  return load.Matrix(w.down, l, {TensorKind::kDown});
 }
 
-absl::Status LoadExperts(Loader& load, const model::Checkpoint& checkpoint, int l, const model::LayerShard& shard,
-                         LayerWeights& w) {
-  const model::ModelConfig& config = checkpoint.config();
+absl::Status LoadExperts(Loader& load, int hidden, int l, LayerWeights& w) {
   ASSIGN_OR_RETURN(std::vector<float> norm, load.Vector(TensorKind::kRouterScale, l));
-  const float root = 1.0F / std::sqrt(static_cast<float>(config.hidden));
+  const float root = 1.0F / std::sqrt(static_cast<float>(hidden));
   for (float& value : norm) {
     value *= root;
   }
   ASSIGN_OR_RETURN(w.router_norm, load.Upload(norm));
   ASSIGN_OR_RETURN(const std::vector<float> scale, load.Vector(TensorKind::kExpertScale, l));
   ASSIGN_OR_RETURN(w.expert_scale, load.Upload(scale));
-  RETURN_IF_ERROR(load.Matrix(w.router, l, {{.kind = TensorKind::kRouter}}));
+  RETURN_IF_ERROR(load.Matrix(w.router, l, {TensorKind::kRouter}));
   RETURN_IF_ERROR(load.Norm(w.pre_experts_norm, TensorKind::kPreFfnNorm2, l));
   RETURN_IF_ERROR(load.Norm(w.post_dense_norm, TensorKind::kPostFfnNorm1, l));
   RETURN_IF_ERROR(load.Norm(w.post_experts_norm, TensorKind::kPostFfnNorm2, l));
-
-  const Range items = shard.experts;
-  const Range gate = shard.expert_columns;
-  const Range up = {gate.begin + config.expert_width, gate.end + config.expert_width};
-  if (gate.empty()) {
-    return absl::OkStatus();
-  }
-  if (checkpoint.Has(TensorKind::kExpertGateUp, l)) {
-    RETURN_IF_ERROR(load.Matrix(w.expert_gate_up, l,
-                                {{.kind = TensorKind::kExpertGateUp, .items = items, .rows = gate},
-                                 {.kind = TensorKind::kExpertGateUp, .items = items, .rows = up}}));
-  } else {
-    RETURN_IF_ERROR(load.Matrix(w.expert_gate_up, l,
-                                {{.kind = TensorKind::kExpertGate, .items = items, .rows = gate},
-                                 {.kind = TensorKind::kExpertUp, .items = items, .rows = gate}}));
-  }
-  return load.Matrix(w.expert_down, l, {{.kind = TensorKind::kExpertDown, .items = items, .cols = gate}});
+  RETURN_IF_ERROR(load.Matrix(w.expert_gate_up, l, {TensorKind::kExpertGateUp}));
+  return load.Matrix(w.expert_down, l, {TensorKind::kExpertDown});
 }
 
-absl::Status LoadLayer(Loader& load, const model::Checkpoint& checkpoint, int l, const model::LayerShard& shard,
-                       bool dense, LayerWeights& w) {
-  const model::ModelConfig& config = checkpoint.config();
-  RETURN_IF_ERROR(LoadAttention(load, config, l, shard, dense, w));
-  RETURN_IF_ERROR(LoadMlp(load, l, shard, dense, w));
+absl::Status LoadLayer(Loader& load, const model::ModelConfig& config, int l, LayerWeights& w) {
+  RETURN_IF_ERROR(LoadAttention(load, l, w));
+  RETURN_IF_ERROR(LoadMlp(load, l, w));
   if (config.experts > 0) {
-    RETURN_IF_ERROR(LoadExperts(load, checkpoint, l, shard, w));
+    RETURN_IF_ERROR(LoadExperts(load, config.hidden, l, w));
   }
-  if (config.per_layer_width > 0) {
-    RETURN_IF_ERROR(load.Matrix(w.per_layer_gate, l, {{.kind = TensorKind::kPerLayerGate}}));
-    RETURN_IF_ERROR(load.Matrix(w.per_layer_projection, l, {{.kind = TensorKind::kPerLayerProj}}));
-    RETURN_IF_ERROR(load.Norm(w.post_per_layer_norm, TensorKind::kPostPerLayerNorm, l));
-  }
+  RETURN_IF_ERROR(load.Matrix(w.per_layer_gate, l, {TensorKind::kPerLayerGate}));
+  RETURN_IF_ERROR(load.Matrix(w.per_layer_projection, l, {TensorKind::kPerLayerProj}));
+  RETURN_IF_ERROR(load.Norm(w.post_per_layer_norm, TensorKind::kPostPerLayerNorm, l));
   if (config.family == model::Family::kGemma4) {
     ASSIGN_OR_RETURN(const std::vector<float> scalar, load.Vector(TensorKind::kLayerScalar, l));
     if (scalar.size() != 1) {
@@ -275,34 +237,24 @@ absl::Status LoadRope(Loader& load, const model::ModelConfig& config, Weights& w
 
 }  // namespace
 
-Duties DutiesOf(const model::ShardPlan& plan, int rank) {
-  const model::RankShard& mine = plan.ranks[static_cast<size_t>(rank)];
-  const auto same_slice = [&mine](const model::RankShard& other) { return other.vocab == mine.vocab; };
-  const auto first = std::find_if(plan.ranks.begin(), plan.ranks.end(), same_slice);
-  return {.dense = mine.adds_dense, .vocabulary = first->rank == rank && !mine.vocab.empty()};
-}
-
 absl::StatusOr<Weights> LoadWeights(const model::Checkpoint& checkpoint, const model::ShardPlan& plan, int rank,
                                     kernels::Backend& backend, model::WeightType held,
                                     const std::function<void(int64_t, int64_t)>& progress) {
   const model::ModelConfig& config = checkpoint.config();
-  const model::RankShard& shard = plan.ranks[static_cast<size_t>(rank)];
-  const Duties duties = DutiesOf(plan, rank);
-  Loader load(checkpoint, backend, held);
+  Loader load(checkpoint, plan, rank, backend, held);
   Weights w;
   w.layers.resize(config.layers.size());
-  if (duties.vocabulary) {
-    RETURN_IF_ERROR(load.Matrix(w.embedding, -1, {{.kind = TensorKind::kEmbedding, .rows = shard.vocab}}));
-  }
+  RETURN_IF_ERROR(load.Matrix(w.embedding, -1, {TensorKind::kEmbedding}));
   RETURN_IF_ERROR(load.Norm(w.final_norm, TensorKind::kFinalNorm, -1));
   if (config.per_layer_width > 0) {
     ASSIGN_OR_RETURN(w.per_layer_table, checkpoint.Find(TensorKind::kPerLayerEmbedding, -1));
-    RETURN_IF_ERROR(load.Matrix(w.per_layer_projection, -1, {{.kind = TensorKind::kPerLayerModelProj}}));
-    RETURN_IF_ERROR(load.Norm(w.per_layer_norm, TensorKind::kPerLayerProjNorm, -1));
+    checkpoint.Advise(w.per_layer_table, model::Residency::kRandom);
   }
+  RETURN_IF_ERROR(load.Matrix(w.per_layer_projection, -1, {TensorKind::kPerLayerModelProj}));
+  RETURN_IF_ERROR(load.Norm(w.per_layer_norm, TensorKind::kPerLayerProjNorm, -1));
   RETURN_IF_ERROR(LoadRope(load, config, w));
   for (size_t l = 0; l < w.layers.size(); ++l) {
-    RETURN_IF_ERROR(LoadLayer(load, checkpoint, static_cast<int>(l), shard.layers[l], duties.dense, w.layers[l]));
+    RETURN_IF_ERROR(LoadLayer(load, config, static_cast<int>(l), w.layers[l]));
   }
   RETURN_IF_ERROR(load.Run(progress));
   w.bytes = load.bytes();

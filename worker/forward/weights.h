@@ -61,15 +61,7 @@ struct Weights {
   const kernels::Buffer* rope(bool full) const { return full ? rope_full.get() : rope_sliding.get(); }
 };
 
-// Which parts of the sums a rank of the plan stands for. Ranks that share an attention shard (ep > tp) leave the dense
-// parts to the lowest of them, ranks that share a slice of the vocabulary likewise.
-struct Duties {
-  bool dense = true;
-  bool vocabulary = true;
-};
-Duties DutiesOf(const model::ShardPlan& plan, int rank);
-
-// Loads what the plan gives to `rank`, converted to `held`. `progress` may be null.
+// Loads what the plan gives to `rank` (model::ShardSlices), converted to `held`. `progress` may be null.
 // InvalidArgument: a slice cuts a weight block, or a vector is of an unexpected type; names the tensor.
 absl::StatusOr<Weights> LoadWeights(const model::Checkpoint& checkpoint, const model::ShardPlan& plan, int rank,
                                     kernels::Backend& backend, model::WeightType held,

@@ -3,9 +3,12 @@
 #include <string>
 
 #include "absl/time/clock.h"
+#include "common/status_macros.h"
 
 namespace alphecca::worker {
 namespace {
+
+constexpr absl::Duration kExpertLoadEvery = absl::Seconds(1);
 
 class Timer {
  public:
@@ -53,6 +56,7 @@ class MeteredCommunicator final : public comm::Communicator {
 class MeteredRunner final : public engine::ShardRunner {
  public:
   MeteredRunner(engine::ShardRunner& inner, WorkerMetrics& metrics) : inner_(inner), metrics_(metrics) {}
+  ~MeteredRunner() override { metrics_.ClearExpertImbalance(load_.size()); }
 
   const engine::ShardLimits& limits() const override { return inner_.limits(); }
   forward::Gemma& gemma() override { return inner_.gemma(); }
@@ -63,12 +67,27 @@ class MeteredRunner final : public engine::ShardRunner {
     const Timer timer(metrics_.step_seconds);
     metrics_.steps.Increment();
     metrics_.step_rows.Increment(static_cast<double>(plan.rows.size()));
-    return inner_.Run(plan);
+    absl::StatusOr<engine::StepResult> result = inner_.Run(plan);
+    // Here and not on a thread of gauges: a backend is used by one thread at a time.
+    const absl::Time now = absl::Now();
+    if (result.ok() && now - load_read_at_ >= kExpertLoadEvery) {
+      load_read_at_ = now;
+      RETURN_IF_ERROR(ReadExpertLoad().status());
+    }
+    return result;
+  }
+  absl::StatusOr<forward::ExpertLoad> ReadExpertLoad() override {
+    ASSIGN_OR_RETURN(forward::ExpertLoad load, inner_.ReadExpertLoad());
+    metrics_.SetExpertLoad(load, load_);
+    load_ = load;
+    return load;
   }
 
  private:
   engine::ShardRunner& inner_;
   WorkerMetrics& metrics_;
+  forward::ExpertLoad load_;  // as it was when last read
+  absl::Time load_read_at_ = absl::InfinitePast();
 };
 
 }  // namespace

@@ -1,7 +1,10 @@
 #include "worker/rpc/metrics.h"
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/version.h"
 
 namespace alphecca::worker {
@@ -22,6 +25,9 @@ WorkerMetrics::WorkerMetrics(MetricsRegistry& registry)
       sequences(registry.AddCounter("alphecca_worker_sequences_total", "Sequences admitted.")),
       steps(registry.AddCounter("alphecca_worker_steps_total", "Steps run on this rank.")),
       step_rows(registry.AddCounter("alphecca_worker_step_rows_total", "Rows (tokens) of the steps run on this rank.")),
+      queue_seconds(registry.AddHistogram("alphecca_worker_queue_seconds",
+                                          "From a sequence's arrival to its first step, seconds (leader).",
+                                          LatencyBuckets())),
       step_seconds(registry.AddHistogram("alphecca_worker_step_seconds", "Time of one step on this rank, seconds.",
                                          LatencyBuckets())),
       load_seconds(registry.AddHistogram("alphecca_worker_load_seconds", "Time to load a shard, seconds.",
@@ -70,6 +76,35 @@ void WorkerMetrics::SetCounts(const engine::EngineCounts& counts) {
   waiting_.Set(counts.waiting);
   kv_used_[0]->Set(static_cast<double>(counts.full_blocks_used));
   kv_used_[1]->Set(static_cast<double>(counts.sliding_blocks_used));
+}
+
+void WorkerMetrics::SetExpertLoad(const forward::ExpertLoad& load, const forward::ExpertLoad& before) {
+  for (size_t l = 0; l < load.size(); ++l) {
+    const std::vector<uint64_t>& experts = load[l];
+    const uint64_t total = std::accumulate(experts.begin(), experts.end(), uint64_t{0});
+    const uint64_t counted = before.empty() ? 0 : std::accumulate(before[l].begin(), before[l].end(), uint64_t{0});
+    registry_
+        .AddCounter("alphecca_worker_expert_tokens_total",
+                    "Tokens that experts of this rank computed, one for each expert of a token, by layer.",
+                    {{"layer", absl::StrCat(l)}})
+        .Increment(static_cast<double>(total - counted));
+    const double mean = static_cast<double>(total) / static_cast<double>(experts.size());
+    const auto most = static_cast<double>(*std::max_element(experts.begin(), experts.end()));
+    ExpertImbalance(l).Set(total == 0 ? 0 : most / mean);
+  }
+}
+
+void WorkerMetrics::ClearExpertImbalance(size_t layers) {
+  for (size_t l = 0; l < layers; ++l) {
+    ExpertImbalance(l).Set(0);
+  }
+}
+
+Gauge& WorkerMetrics::ExpertImbalance(size_t layer) {
+  return registry_.AddGauge(
+      "alphecca_worker_expert_imbalance",
+      "Tokens of the busiest expert of this rank over the mean of its experts, since the load, by layer; 0: no shard.",
+      {{"layer", absl::StrCat(layer)}});
 }
 
 void WorkerMetrics::CountError(const absl::Status& status) {

@@ -21,6 +21,10 @@ class WorkerMetrics {
   // Sizes of the shard; zeros: none.
   void SetShard(int64_t weight_bytes, int64_t kv_bytes, const engine::ShardLimits& limits);
   void SetCounts(const engine::EngineCounts& counts);
+  // Rows by layer and expert of this rank's shard, and what was counted of them before (empty: nothing yet). One
+  // thread.
+  void SetExpertLoad(const forward::ExpertLoad& load, const forward::ExpertLoad& before);
+  void ClearExpertImbalance(size_t layers);
   void CountError(const absl::Status& status);
 
   Counter& tokens_in;   // prompt tokens of admitted sequences
@@ -28,6 +32,7 @@ class WorkerMetrics {
   Counter& sequences;   // admitted
   Counter& steps;
   Counter& step_rows;
+  Histogram& queue_seconds;
   Histogram& step_seconds;
   Histogram& load_seconds;
   // By collective.
@@ -37,6 +42,8 @@ class WorkerMetrics {
   Histogram& BarrierSeconds() { return *collectives_[3]; }
 
  private:
+  Gauge& ExpertImbalance(size_t layer);
+
   MetricsRegistry& registry_;
   std::array<Histogram*, 4> collectives_{};
   std::array<Gauge*, 6> states_{};  // by v1::ShardState

@@ -217,6 +217,9 @@ absl::Status ShardHost::Lead(LoadedShard& shard) {
   engine::EngineOptions options;
   options.epoch = assignment_.epoch;
   options.step_tokens = runner.limits().max_rows;
+  options.on_admitted = [this](absl::Duration queued) {
+    metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(queued));
+  };
   ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine, engine::Engine::Create(options, runner, hub_.get()));
   engine->set_on_broken([this](const absl::Status& why) { Fail(why); });
 

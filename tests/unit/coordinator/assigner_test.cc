@@ -47,6 +47,30 @@ TEST(ChooseWorkers, AvoidsWorkersThatFailedUnlessNobodyElseIsLeft) {
   EXPECT_THAT(ChooseWorkers(2, {On(1, "a", "cpu", true), On(2, "a")}).workers, ElementsAre(WorkerId(2), WorkerId(1)));
 }
 
+std::vector<Split> OneAndTwo() {
+  return {{.tp = 1, .ep = 1, .plan_hash = "one", .rank_bytes = 100},
+          {.tp = 2, .ep = 1, .plan_hash = "two", .rank_bytes = 60}};
+}
+
+Candidate With(uint64_t id, int64_t memory) {
+  return {.id = WorkerId(id), .host = "h", .kind = "cpu", .memory_bytes = memory};
+}
+
+TEST(ChooseSplit, FewestRanksThatHoldTheModel) {
+  const Choice whole = ChooseSplit(OneAndTwo(), {With(1, 60), With(2, 99), With(3, 100)});
+  EXPECT_EQ(whole.split.plan_hash, "one");
+  EXPECT_THAT(whole.workers, ElementsAre(WorkerId(3)));
+  const Choice halves = ChooseSplit(OneAndTwo(), {With(1, 60), With(2, 59), With(3, 99)});
+  EXPECT_EQ(halves.split.plan_hash, "two");
+  EXPECT_THAT(halves.workers, ElementsAre(WorkerId(1), WorkerId(3)));
+}
+
+TEST(ChooseSplit, TooLittleMemory) {
+  const Choice none = ChooseSplit(OneAndTwo(), {With(1, 59), With(2, 60)});
+  EXPECT_THAT(none.workers, IsEmpty());
+  EXPECT_EQ(none.available, 0);
+}
+
 TEST(ChooseWorkers, NobodyThere) {
   const Choice c = ChooseWorkers(2, {});
   EXPECT_THAT(c.workers, IsEmpty());

@@ -52,6 +52,96 @@ TEST_F(ClusterTest, WaitsAndSaysForWhat) {
   EXPECT_THAT(effects_.assigned, IsEmpty());
 }
 
+// A model that one worker of the test's memory cannot hold, but two can; or by one of more memory.
+ModelSpec Automatic(OnLoss on_loss, int replicas) {
+  ModelSpec model = TestModel("m", 1, 1, replicas);
+  model.splits = {{.tp = 1, .ep = 1, .plan_hash = "one", .rank_bytes = 2 * kTestMemory},
+                  {.tp = 2, .ep = 1, .plan_hash = "two", .rank_bytes = kTestMemory},
+                  {.tp = 3, .ep = 1, .plan_hash = "three", .rank_bytes = kTestMemory / 2}};
+  model.on_loss = on_loss;
+  return model;
+}
+
+TEST_F(ClusterTest, TooLittleMemoryIsSaid) {
+  Make({Automatic(OnLoss::kWait, 1)});
+  Join("small", 1);
+  EXPECT_THAT(Group().message, HasSubstr("small has"));
+  EXPECT_THAT(effects_.assigned, IsEmpty());
+}
+
+TEST_F(ClusterTest, FormsByTheFirstSplitThatTheWorkersHold) {
+  Make({Automatic(OnLoss::kWait, 1)});
+  Join("a", 1);
+  Join("b", 2);
+  ASSERT_EQ(effects_.assigned.size(), 2U);
+  EXPECT_EQ(effects_.assigned[1].assignment.split.plan_hash, "two");
+  EXPECT_EQ(Group().split.tp, 2);
+}
+
+TEST_F(ClusterTest, AWorkerMoreMakesAReplicaMore) {
+  Make({Automatic(OnLoss::kWait, 0)});
+  ASSERT_EQ(cluster_->View().groups.size(), 1U);
+  Join("a", 1);
+  Join("b", 2);
+  ASSERT_EQ(cluster_->View().groups.size(), 2U);
+  EXPECT_EQ(cluster_->View().groups[1].state, GroupState::kWaiting);
+  Join("c", 3);
+  Join("d", 4);
+  ASSERT_EQ(cluster_->View().groups.size(), 3U);
+  EXPECT_EQ(cluster_->View().groups[1].state, GroupState::kLoading);
+  EXPECT_EQ(effects_.assigned.size(), 4U);
+}
+
+TEST_F(ClusterTest, ReplicasDoNotStarveAGroupThatNeedsSeveralWorkers) {
+  Make({TestModel("pair", 2, 1, 1), TestModel("many", 1, 1, 0)});
+  Join("a", 1);
+  Join("b", 2);
+  ASSERT_EQ(effects_.assigned.size(), 1U);
+  EXPECT_EQ(effects_.assigned[0].assignment.model.name, "many");
+  EXPECT_THAT(cluster_->View().groups.back().message, HasSubstr("every model"));
+  Join("c", 3);
+  ASSERT_EQ(effects_.assigned.size(), 3U);
+  EXPECT_EQ(effects_.assigned[2].assignment.model.name, "pair");
+  Join("d", 4);
+  EXPECT_EQ(effects_.assigned.back().assignment.model.name, "many");
+}
+
+// Two ranks are best, one will do.
+ModelSpec TwoOrOne(OnLoss on_loss) {
+  ModelSpec model = TestModel("m", 1, 1, 1);
+  model.splits = {{.tp = 2, .ep = 1, .plan_hash = "two", .rank_bytes = kTestMemory},
+                  {.tp = 1, .ep = 1, .plan_hash = "one", .rank_bytes = kTestMemory}};
+  model.on_loss = on_loss;
+  return model;
+}
+
+TEST_F(ClusterTest, AGroupThatWaitsKeepsItsSplit) {
+  Make({TwoOrOne(OnLoss::kWait)});
+  const WorkerId a = Join("a", 1);
+  EXPECT_EQ(Group().split.tp, 1);
+  Join("b", 2);
+  cluster_->Leave(a, "gone", now_);
+  EXPECT_EQ(Group().state, GroupState::kLoading);
+  EXPECT_EQ(Group().split.tp, 1);
+  Join("c", 3);
+  cluster_->Leave(effects_.assigned.back().worker, "gone", now_);
+  EXPECT_EQ(Group().split.tp, 1);
+}
+
+TEST_F(ClusterTest, AGroupThatReplansTakesTheBestSplitOfTheWorkersThereAre) {
+  Make({TwoOrOne(OnLoss::kReplan)});
+  const WorkerId a = Join("a", 1);
+  EXPECT_EQ(Group().split.tp, 1);
+  const WorkerId b = Join("b", 2);
+  const WorkerId c = Join("c", 3);
+  cluster_->Leave(a, "gone", now_);
+  EXPECT_EQ(Group().split.tp, 2);
+  EXPECT_EQ(Group().state, GroupState::kLoading);
+  cluster_->Leave(b, "gone", now_);
+  EXPECT_EQ(Group().split.tp, 1);
+  EXPECT_EQ(effects_.assigned.back().worker, c);
+}
+
 TEST_F(ClusterTest, FormsWithEnoughWorkersAndIsReadyWhenAllRanksAre) {
   Make({TestModel("m", 2, 2, 1)});
   const WorkerId a = Join("a", 1);
@@ -64,7 +154,7 @@ TEST_F(ClusterTest, FormsWithEnoughWorkersAndIsReadyWhenAllRanksAre) {
   EXPECT_THAT(first.peers, ElementsAre("h:1", "h:2"));
   EXPECT_EQ(first.communicator, "shm");
   EXPECT_EQ(first.rendezvous, effects_.assigned[1].assignment.rendezvous);
-  EXPECT_EQ(first.model.plan_hash, "0123456789abcdef");
+  EXPECT_EQ(first.split.plan_hash, "0123456789abcdef");
   EXPECT_EQ(Group().state, GroupState::kLoading);
 
   ASSERT_TRUE(Report(a, 100, ShardState::kLoading).ok());

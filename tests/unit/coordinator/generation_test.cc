@@ -29,6 +29,7 @@ class LetterText : public SampleText {
     return false;
   }
   void End(bool, TextDelta& out) override { out.text += std::exchange(held_, ""); }
+  int broken_calls() const override { return 2; }
 
  private:
   std::string held_;
@@ -266,6 +267,7 @@ TEST_F(GenerationTest, ADroppedSequenceIsAnErrorNotAShortAnswer) {
 TEST_F(GenerationTest, MeasuresTokens) {
   Make(2);
   EXPECT_FALSE(generation_->times().first_token);
+  EXPECT_EQ(generation_->times().broken_calls, 4);  // two of each sample
   group_->Tokens(0, {0});
   EXPECT_TRUE(generation_->times().first_token);
   EXPECT_THAT(generation_->times().per_token, IsEmpty());

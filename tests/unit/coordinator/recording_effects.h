@@ -48,12 +48,15 @@ class RecordingEffects : public ClusterEffects {
   std::string last_fingerprint;
 };
 
+inline constexpr int64_t kTestMemory = int64_t{64} << 20;
+
 inline Registration TestWorker(const std::string& name, const std::string& host, int port) {
   Registration r;
   r.protocol_version = kProtocolVersion;
   r.build = "b1";
   r.device.kind = "cpu";
   r.device.isa = "avx2";
+  r.device.memory_bytes = kTestMemory;
   r.address = host + ":" + std::to_string(port);
   r.name = name;
   r.host = host;
@@ -64,10 +67,8 @@ inline ModelSpec TestModel(const std::string& name, int tp, int ep, int replicas
   ModelSpec m;
   m.name = name;
   m.checkpoint = "/models/" + name;
-  m.tp = tp;
-  m.ep = ep;
+  m.splits = {{.tp = tp, .ep = ep, .plan_hash = "0123456789abcdef", .rank_bytes = 0}};
   m.replicas = replicas;
-  m.plan_hash = "0123456789abcdef";
   return m;
 }
 

@@ -36,7 +36,7 @@ TEST(LoadServedModel, KnowsLimitsPlanAndRevision) {
   EXPECT_EQ(Tiny().limits().vocabulary, 4096);
   EXPECT_EQ(Tiny().family(), "gemma4");
   EXPECT_TRUE(Tiny().chat());
-  EXPECT_EQ(Tiny().spec().plan_hash.size(), 16U);
+  EXPECT_EQ(Tiny().spec().splits.at(0).plan_hash.size(), 16U);
   EXPECT_FALSE(Tiny().spec().revision.empty());
 }
 
@@ -189,7 +189,7 @@ INSTANTIATE_TEST_SUITE_P(
                   c.messages.push_back(turn);
                 },
                 "messages[1]"},
-        BadChat{"PromptLogprobs", [](auto& c) { c.options.prompt_logprobs = 1; }, "options.prompt_logprobs"},
+        BadChat{"PromptLogprobs", [](auto& c) { c.options.prompt_logprobs = 21; }, "options.prompt_logprobs"},
         BadChat{"Temperature", [](auto& c) { c.options.temperature = -1.0F; }, "options.sampling.temperature"}),
     [](const auto& tested) { return std::string(tested.param.name); });
 

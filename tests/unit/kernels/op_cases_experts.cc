@@ -1,4 +1,5 @@
 // Route and Experts.
+#include <limits>
 #include <numeric>
 
 #include "tests/unit/kernels/op_cases.h"
@@ -57,16 +58,24 @@ void RunExperts(OpRun& run, const ExpertsCase& c) {
   const Tensor in = run.Random(c.rows, c.width, 1);
   const std::vector<float> weights = run.Normal(c.rows * c.k, 0.2, 0.5);
   const Tensor out = run.Empty(c.rows, c.width, 2);
+  // Counts go on from what was there, and beyond the largest number.
+  std::vector<int32_t> before;
+  for (int64_t e = 0; e < c.items; ++e) {
+    before.push_back(e % 2 == 0 ? std::numeric_limits<int32_t>::max() : 100);
+  }
+  const Tensor load = run.PutInts(before, 1, c.items);
   run.backend().Experts(run.stream(), {.in = in,
                                        .gate_up = &gate_up,
                                        .down = &down,
                                        .first_expert = c.first,
                                        .ids = run.PutInts(Ids(run, c), c.rows, c.k),
                                        .weights = run.Put(weights, c.rows, c.k),
-                                       .out = out});
+                                       .out = out,
+                                       .load = load});
   run.Collect(
       "out", out,
       3.0 * ProductTolerance(run.backend(), c.type, c.width) + ProductTolerance(run.backend(), c.type, c.hidden));
+  run.CollectBytes("load", load.data, c.items * static_cast<int64_t>(sizeof(int32_t)));
 }
 
 }  // namespace

@@ -175,6 +175,9 @@ void PlantedBackend::Experts(Stream& s, const ExpertsArgs& a) {
   if (error_ == Planted::kExpertsDropsLastOfRow) {
     b.ids.cols -= 1;
   }
+  if (error_ == Planted::kExpertsForgetsLoad) {
+    b.load.data = nullptr;
+  }
   RefBackend::Experts(s, b);
 }
 

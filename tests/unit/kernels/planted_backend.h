@@ -31,6 +31,7 @@ enum class Planted {
   kRouteWithoutScale,
   kExpertsIgnoresFirst,
   kExpertsDropsLastOfRow,
+  kExpertsForgetsLoad,
   kGatherOffByOne,
   kSoftcapOff,
   kCandidatesHighestOfTies,

@@ -36,6 +36,7 @@ constexpr Plant kPlants[] = {
     {Planted::kRouteWithoutScale, "Route"},
     {Planted::kExpertsIgnoresFirst, "Experts"},
     {Planted::kExpertsDropsLastOfRow, "Experts"},
+    {Planted::kExpertsForgetsLoad, "Experts"},
     {Planted::kGatherOffByOne, "GatherRows"},
     {Planted::kSoftcapOff, "Softcap"},
     {Planted::kCandidatesHighestOfTies, "Candidates"},

@@ -4,13 +4,13 @@
 #include <set>
 
 #include "gtest/gtest.h"
-#include "published_configs.h"
+#include "model/published.h"
 
 namespace alphecca::model {
 namespace {
 
 ModelConfig Config(Published model) {
-  const auto config = ConfigFromJson(PublishedConfig(model));
+  const auto config = ConfigFromJson(PublishedConfigJson(model));
   EXPECT_TRUE(config.ok()) << config.status();
   return *config;
 }

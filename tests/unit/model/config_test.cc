@@ -4,8 +4,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/published.h"
 #include "nlohmann/json.hpp"
-#include "published_configs.h"
 #include "test_files.h"
 
 namespace alphecca::model {
@@ -41,7 +41,7 @@ TEST(ConfigTest, BothFormsOfEveryGoldenAreTheSame) {
 }
 
 TEST(ConfigTest, E2B) {
-  const ModelConfig config = Parse(PublishedConfig(Published::kE2B));
+  const ModelConfig config = Parse(PublishedConfigJson(Published::kE2B));
   EXPECT_EQ(config.family, Family::kGemma4);
   EXPECT_EQ(config.hidden, 1536);
   EXPECT_EQ(config.heads, 8);
@@ -66,7 +66,7 @@ TEST(ConfigTest, E2B) {
 }
 
 TEST(ConfigTest, MoeAndDenseModels) {
-  const ModelConfig moe = Parse(PublishedConfig(Published::k26B));
+  const ModelConfig moe = Parse(PublishedConfigJson(Published::k26B));
   EXPECT_EQ(moe.experts, 128);
   EXPECT_EQ(moe.experts_per_token, 8);
   EXPECT_EQ(moe.expert_width, 704);
@@ -74,11 +74,11 @@ TEST(ConfigTest, MoeAndDenseModels) {
   EXPECT_EQ(moe.per_layer_width, 0);
   EXPECT_EQ(moe.layers[4], (LayerConfig{false, 8, 256, 2112, false, 4}));
   EXPECT_EQ(moe.layers[5], (LayerConfig{true, 2, 512, 2112, true, 5}));
-  const ModelConfig e4b = Parse(PublishedConfig(Published::kE4B));
+  const ModelConfig e4b = Parse(PublishedConfigJson(Published::kE4B));
   EXPECT_EQ(e4b.layers[24].kv_source, 22);
   EXPECT_EQ(e4b.layers[29].kv_source, 23);
   EXPECT_EQ(e4b.layers[41].mlp_width, 10240);
-  const ModelConfig dense = Parse(PublishedConfig(Published::k12B));
+  const ModelConfig dense = Parse(PublishedConfigJson(Published::k12B));
   EXPECT_EQ(dense.layers[47], (LayerConfig{true, 1, 512, 15360, true, 47}));
 }
 
@@ -122,10 +122,10 @@ TEST(ConfigTest, OlderGemma3) {
 }
 
 TEST(ConfigTest, LayerTypesDefaultToEverySixthAndTheLastIsFull) {
-  json config = json::parse(PublishedConfig(Published::k31B));
+  json config = json::parse(PublishedConfigJson(Published::k31B));
   json& text = config["text_config"];
   text.erase("layer_types");
-  EXPECT_EQ(Parse(config.dump()), Parse(PublishedConfig(Published::k31B)));
+  EXPECT_EQ(Parse(config.dump()), Parse(PublishedConfigJson(Published::k31B)));
   text["num_hidden_layers"] = 8;
   const ModelConfig short_model = Parse(config.dump());
   EXPECT_TRUE(short_model.layers[5].full_attention);
@@ -134,12 +134,12 @@ TEST(ConfigTest, LayerTypesDefaultToEverySixthAndTheLastIsFull) {
 }
 
 TEST(ConfigTest, TextOnlyExportReadsTheSame) {
-  const json config = json::parse(PublishedConfig(Published::kE4B));
+  const json config = json::parse(PublishedConfigJson(Published::kE4B));
   EXPECT_EQ(Parse(config["text_config"].dump()), Parse(config.dump()));
 }
 
 TEST(ConfigTest, ProportionalRopeTakesItsFactor) {
-  json config = json::parse(PublishedConfig(Published::k31B));
+  json config = json::parse(PublishedConfigJson(Published::k31B));
   json& rope = config["text_config"]["rope_parameters"];
   rope["full_attention"]["factor"] = 4.0;
   rope["sliding_attention"]["rope_type"] = "proportional";
@@ -150,7 +150,7 @@ TEST(ConfigTest, ProportionalRopeTakesItsFactor) {
 }
 
 TEST(ConfigTest, BadValuesNameTheKey) {
-  const json good = json::parse(PublishedConfig(Published::k26B));
+  const json good = json::parse(PublishedConfigJson(Published::k26B));
   const std::vector<std::tuple<std::string, json, std::string>> cases = {
       {"hidden_size", nullptr, "text_config.hidden_size is missing"},
       {"hidden_size", "64", "text_config.hidden_size is \"64\""},
@@ -212,7 +212,7 @@ TEST(ConfigTest, BadValuesNameTheKey) {
 }
 
 TEST(ConfigTest, OtherModelsAndTextsAreRefused) {
-  json config = json::parse(PublishedConfig(Published::kE2B));
+  json config = json::parse(PublishedConfigJson(Published::kE2B));
   for (const char* type : {"gemma4_assistant", "llama", ""}) {
     config["model_type"] = type;
     ExpectRefused(config, "model_type");
@@ -227,7 +227,7 @@ TEST(ConfigTest, OtherModelsAndTextsAreRefused) {
 }
 
 TEST(ConfigTest, AnyTruncationIsAnError) {
-  const std::string text = PublishedConfig(Published::kE2B);
+  const std::string text = PublishedConfigJson(Published::kE2B);
   for (size_t length = 0; length < text.size(); ++length) {
     EXPECT_FALSE(ConfigFromJson(text.substr(0, length)).ok());
   }

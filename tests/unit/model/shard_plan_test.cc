@@ -4,7 +4,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "published_configs.h"
+#include "model/published.h"
 #include "test_files.h"
 
 namespace alphecca::model {
@@ -14,7 +14,7 @@ using kernels::DType;
 using ::testing::HasSubstr;
 
 ModelConfig Config(Published model) {
-  return *ConfigFromJson(PublishedConfig(model));
+  return *ConfigFromJson(PublishedConfigJson(model));
 }
 
 // Ranges of `parts` in order, end to end over [0, size), each beginning and ending on a unit or at the end.

@@ -286,6 +286,23 @@ TEST_F(EngineTest, DeadlineEndsRunningAndWaitingSequences) {
   EXPECT_EQ(sink_->AwaitEnd(3).finish, Finish::kLength);
 }
 
+TEST_F(EngineTest, QueueTimeIsFromArrivalToTheFirstStep) {
+  ShardLimits limits = SmallLimits();
+  limits.max_sequences = 1;
+  std::vector<absl::Duration> queued;  // written on the engine's thread, read after its last update
+  EngineOptions options;
+  options.on_admitted = [&queued](absl::Duration time) { queued.push_back(time); };
+  Start(limits, options);
+  runner_->Hold();
+  ASSERT_TRUE(Open(Request(1, {5}, 2)).ok());
+  runner_->AwaitStep(1);
+  ASSERT_TRUE(Open(Request(2, {5}, 2)).ok());
+  now_s_ = 1003;
+  runner_->Release();
+  sink_->AwaitEnd(2);
+  EXPECT_EQ(queued, (std::vector{absl::ZeroDuration(), absl::Seconds(3)}));
+}
+
 TEST_F(EngineTest, DeadlineInThePastEndsASequenceBeforeItRuns) {
   Start();
   SequenceRequest request = Request(1, {5}, 50);

@@ -53,6 +53,21 @@ TEST(KvBlockBytes, IsThatOfTheFullestRankAndOwnLayersOnly) {
   EXPECT_EQ(KvBlockBytes(Config(), Plan(), kernels::kFullPool, 8, kernels::DType::kF32), 2 * 1 * 32 * 8 * 4);
 }
 
+// The scheduler wants room for a window and the block that is being written.
+TEST(SizeKv, AContextOfOneWindowRuns) {
+  ShardOptions options;
+  options.context = Config().sliding_window;
+  options.max_sequences = 1;
+  const auto sizes = SizeKv(Config(), Plan(), options);
+  ASSERT_TRUE(sizes.ok()) << sizes.status();
+  SchedulerOptions scheduler;
+  scheduler.block_tokens = options.block_tokens;
+  scheduler.full_blocks = sizes->full_blocks;
+  scheduler.sliding_blocks = sizes->sliding_blocks;
+  scheduler.sliding_window = Config().sliding_window;
+  EXPECT_TRUE(Scheduler::Create(scheduler).ok());
+}
+
 TEST(SizeKv, DefaultHoldsEverySequenceWhole) {
   ShardOptions options;
   options.max_sequences = 3;

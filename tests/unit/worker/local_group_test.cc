@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "kernels/ref/ref_backend.h"
 #include "model/checkpoint.h"
@@ -109,6 +111,49 @@ TEST_F(LocalGroupTest, BadPlanIsRefusedByEveryRank) {
   StepPlan plan = FirstPlan(4, true);
   plan.rows[1].token = 1 << 30;
   EXPECT_EQ((*group)->Run(plan).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(LocalGroupTest, CountsTheRowsOfEveryExpert) {
+  const model::ModelConfig& config = checkpoint_->config();
+  auto group = LocalGroup::Create(*checkpoint_, options_);
+  ASSERT_TRUE(group.ok()) << group.status();
+  // Every layer has given each row to its experts, wherever they are; [layer].
+  const auto rows_of = [&]() {
+    std::vector<uint64_t> rows(config.layers.size());
+    for (int rank = 0; rank < 2; ++rank) {
+      const auto load = (*group)->runner(rank).ReadExpertLoad();
+      EXPECT_TRUE(load.ok()) << load.status();
+      EXPECT_EQ(load->size(), config.layers.size());
+      for (size_t l = 0; l < load->size(); ++l) {
+        EXPECT_EQ((*load)[l].size(), static_cast<size_t>(config.experts / 2));
+        rows[l] += std::accumulate((*load)[l].begin(), (*load)[l].end(), uint64_t{0});
+      }
+    }
+    return rows;
+  };
+  const auto k = static_cast<uint64_t>(config.experts_per_token);
+  EXPECT_THAT(rows_of(), testing::Each(0U));
+  ASSERT_TRUE((*group)->Run(FirstPlan(5, true)).ok());
+  EXPECT_THAT(rows_of(), testing::Each(5 * k));
+  StepPlan second;
+  second.epoch = Epoch(1);
+  second.step = 2;
+  second.rows = {{.token = 305, .position = 5, .slot = 0}};
+  ASSERT_TRUE((*group)->Run(second).ok());
+  EXPECT_THAT(rows_of(), testing::Each(6 * k));
+  EXPECT_THAT(rows_of(), testing::Each(6 * k));
+}
+
+TEST_F(LocalGroupTest, ADenseModelHasNoExpertLoad) {
+  auto dense = model::Checkpoint::Open(std::string(ALPHECCA_MODELS) + "/tiny-dense");
+  ASSERT_TRUE(dense.ok()) << dense.status();
+  options_.ep = 1;
+  auto group = LocalGroup::Create(**dense, options_);
+  ASSERT_TRUE(group.ok()) << group.status();
+  ASSERT_TRUE((*group)->Run(FirstPlan(3, true)).ok());
+  const auto load = (*group)->runner(0).ReadExpertLoad();
+  ASSERT_TRUE(load.ok()) << load.status();
+  EXPECT_TRUE(load->empty());
 }
 
 TEST_F(LocalGroupTest, RankThatCannotLoadEndsTheOthersWait) {

@@ -1,5 +1,7 @@
-#include "published_configs.h"
+#include "model/published.h"
 
+#include "absl/status/status.h"
+#include "model/messages.h"
 #include "nlohmann/json.hpp"
 
 namespace alphecca::model {
@@ -30,7 +32,38 @@ Shape ShapeOf(Published model) {
 
 }  // namespace
 
-std::string PublishedConfig(Published model) {
+std::string_view PublishedName(Published model) {
+  switch (model) {
+    case Published::kE2B:
+      return "e2b";
+    case Published::kE4B:
+      return "e4b";
+    case Published::k12B:
+      return "12b";
+    case Published::k26B:
+      return "26b-a4b";
+    case Published::k31B:
+      return "31b";
+  }
+  return "?";
+}
+
+absl::StatusOr<Published> ParsePublished(std::string_view name) {
+  std::string names;
+  for (const Published model : kAllPublished) {
+    if (PublishedName(model) == name) {
+      return model;
+    }
+    names += Text(names.empty() ? "" : ", ", PublishedName(model));
+  }
+  return absl::InvalidArgumentError(Text("model ", Quoted(name), " is not known; there are ", names));
+}
+
+absl::StatusOr<ModelConfig> PublishedConfig(Published model) {
+  return ConfigFromJson(PublishedConfigJson(model));
+}
+
+std::string PublishedConfigJson(Published model) {
   const Shape shape = ShapeOf(model);
   json types = json::array();
   for (int i = 0; i < shape.layers; ++i) {

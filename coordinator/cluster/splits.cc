@@ -1,0 +1,62 @@
+#include "coordinator/cluster/splits.h"
+
+#include <algorithm>
+
+#include "common/status_macros.h"
+#include "model/planner/footprint.h"
+#include "model/shard_plan.h"
+#include "model/weight_type.h"
+
+namespace alphecca::coordinator {
+namespace {
+
+// Sizes of groups to consider.
+constexpr int kRanks[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32};
+// As the workers': rows of a step at most, of which want logits.
+constexpr model::StepSizes kStep = {.rows = 256, .logit_rows = 64};
+constexpr int64_t kLeastKvBytes = int64_t{16} << 20;
+
+absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const SplitOptions& options,
+                                model::WeightType weights, int tp) {
+  const model::ModelConfig& config = checkpoint.config();
+  const bool any = options.tp == 0;
+  const int ep = options.ep > 0 ? options.ep : config.experts > 0 ? tp : 1;
+  ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(checkpoint, tp, ep, weights));
+  const auto kv_type = options.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
+  Split split{.tp = tp, .ep = ep, .plan_hash = plan.Hash()};
+  for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
+    ASSIGN_OR_RETURN(const model::Footprint footprint,
+                     model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, kv_type, kStep));
+    const int64_t window = std::min<int64_t>(options.context, config.sliding_window + kStep.rows);
+    const int64_t kv = any ? footprint.full_token_bytes * options.context + footprint.sliding_token_bytes * window : 0;
+    split.rank_bytes =
+        std::max(split.rank_bytes, footprint.weight_bytes + footprint.workspace_bytes + std::max(kv, kLeastKvBytes));
+  }
+  return split;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Split>> AllowedSplits(const model::Checkpoint& checkpoint, const SplitOptions& options) {
+  ASSIGN_OR_RETURN(const model::WeightType weights, model::ParseWeightType(options.weights));
+  if (options.tp > 0) {
+    ASSIGN_OR_RETURN(Split split, MakeSplit(checkpoint, options, weights, options.tp));
+    return std::vector<Split>{std::move(split)};
+  }
+  std::vector<Split> splits;
+  absl::Status why;
+  for (const int ranks : kRanks) {
+    absl::StatusOr<Split> split = MakeSplit(checkpoint, options, weights, ranks);
+    if (split.ok()) {
+      splits.push_back(*std::move(split));
+    } else if (why.ok()) {
+      why = split.status();
+    }
+  }
+  if (splits.empty()) {
+    return why;
+  }
+  return splits;
+}
+
+}  // namespace alphecca::coordinator

@@ -1,0 +1,26 @@
+// The ways in which a model may be shared among a group's ranks, and what each asks of a worker.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/cluster/types.h"
+#include "model/checkpoint.h"
+
+namespace alphecca::coordinator {
+
+struct SplitOptions {
+  int tp = 0;  // 0: any
+  int ep = 0;  // 0: as tp where the model has experts, else 1
+  std::string weights = "as-file";
+  std::string kv_type = "bf16";
+  int64_t context = 0;  // tokens
+};
+
+// One split if tp is given, else all the model's shapes allow, fewest ranks first. What a shard takes is its weights,
+// the activations of a step, and KV: at least a little where tp is given (the operator knows), else one sequence of the
+// whole context. InvalidArgument: the shapes do not allow it.
+absl::StatusOr<std::vector<Split>> AllowedSplits(const model::Checkpoint& checkpoint, const SplitOptions& options);
+
+}  // namespace alphecca::coordinator

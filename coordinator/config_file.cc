@@ -1,0 +1,121 @@
+#include "coordinator/config_file.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace alphecca::coordinator {
+namespace {
+
+absl::Status At(const YAML::Node& node, const std::string& message) {
+  return absl::InvalidArgumentError(absl::StrCat("line ", node.Mark().line + 1, ": ", message));
+}
+
+// A number, or "auto": 0.
+template <typename Number>
+absl::Status ReadNumber(const YAML::Node& value, const std::string& key, bool automatic, Number& to) {
+  if (automatic && value.IsScalar() && value.Scalar() == "auto") {
+    to = 0;
+    return absl::OkStatus();
+  }
+  Number number = 0;
+  if (!value.IsScalar() || !YAML::convert<Number>::decode(value, number) || number < 1) {
+    return At(value, absl::StrCat(key, ": want a whole number above 0", automatic ? " or auto" : ""));
+  }
+  to = number;
+  return absl::OkStatus();
+}
+
+absl::Status ReadText(const YAML::Node& value, const std::string& key, std::string& to) {
+  if (!value.IsScalar() || value.Scalar().empty()) {
+    return At(value, absl::StrCat(key, ": want a text"));
+  }
+  to = value.Scalar();
+  return absl::OkStatus();
+}
+
+absl::Status ReadOnLoss(const YAML::Node& value, OnLoss& to) {
+  const std::string text = value.IsScalar() ? value.Scalar() : "";
+  if (text != "wait" && text != "replan") {
+    return At(value, "on_loss: want wait or replan");
+  }
+  to = text == "wait" ? OnLoss::kWait : OnLoss::kReplan;
+  return absl::OkStatus();
+}
+
+absl::Status ReadKey(const YAML::Node& key_node, const YAML::Node& value, ServeOptions& model) {
+  const std::string key = key_node.IsScalar() ? key_node.Scalar() : "";
+  if (key == "name") return ReadText(value, key, model.name);
+  if (key == "path") return ReadText(value, key, model.path);
+  if (key == "weights") return ReadText(value, key, model.weights);
+  if (key == "activations") return ReadText(value, key, model.activations);
+  if (key == "kv_type") return ReadText(value, key, model.kv_type);
+  if (key == "tp") return ReadNumber(value, key, true, model.tp);
+  if (key == "ep") return ReadNumber(value, key, true, model.ep);
+  if (key == "replicas") return ReadNumber(value, key, true, model.replicas);
+  if (key == "context") return ReadNumber(value, key, false, model.context);
+  if (key == "max_sequences") return ReadNumber(value, key, false, model.max_sequences);
+  if (key == "on_loss") return ReadOnLoss(value, model.on_loss);
+  return At(key_node, absl::StrCat("unknown key \"", key,
+                                   "\"; a model has path, name, tp, ep, replicas, on_loss, context, max_sequences, "
+                                   "kv_type, weights, activations"));
+}
+
+absl::StatusOr<std::vector<ServeOptions>> ReadModels(const YAML::Node& root, const ServeOptions& defaults) {
+  if (!root.IsMap()) {
+    return absl::InvalidArgumentError("want a map with the key models");
+  }
+  for (const auto& entry : root) {
+    if (!entry.first.IsScalar() || entry.first.Scalar() != "models") {
+      return At(entry.first, "unknown key; there is models");
+    }
+  }
+  const YAML::Node list = root["models"];
+  if (!list.IsSequence() || list.size() == 0) {
+    return At(root, "models: want a list of at least one model");
+  }
+  std::vector<ServeOptions> models;
+  for (const YAML::Node& item : list) {
+    if (!item.IsMap()) {
+      return At(item, "models: each is a map with at least path");
+    }
+    ServeOptions model = defaults;
+    for (const auto& entry : item) {
+      RETURN_IF_ERROR(ReadKey(entry.first, entry.second, model));
+    }
+    if (model.path.empty()) {
+      return At(item, "a model has no path");
+    }
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<ServeOptions>> ParseClusterConfig(const std::string& yaml, const ServeOptions& defaults) {
+  try {
+    return ReadModels(YAML::Load(yaml), defaults);
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat("line ", e.mark.line + 1, ": no YAML: ", e.msg));
+  }
+}
+
+absl::StatusOr<std::vector<ServeOptions>> ReadClusterConfig(const std::string& path, const ServeOptions& defaults) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file.is_open() || !(text << file.rdbuf())) {
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read, or is empty"));
+  }
+  absl::StatusOr<std::vector<ServeOptions>> models = ParseClusterConfig(text.str(), defaults);
+  if (!models.ok()) {
+    return absl::Status(models.status().code(), absl::StrCat(path, ": ", models.status().message()));
+  }
+  return models;
+}
+
+}  // namespace alphecca::coordinator

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""`alphecca plan` as a person and a script use it.
+
+  plan_test.py BIN_FOLDER REPOSITORY
+"""
+import json
+import os
+import sys
+import unittest
+
+from command_line import CommandLine
+
+COMMAND = CommandLine(os.path.join(sys.argv[1], "alphecca"))
+GIB = 2**30
+KEYS = ["model", "weights", "fits", "reason", "missing_bytes", "tp", "ep", "replicas", "total_weight_bytes", "ranks", "bound"]
+RANK_KEYS = ["rank", "device", "weight_bytes", "mapped_bytes", "workspace_bytes", "kv_bytes", "kv_tokens"]
+
+
+def plan(model, weights, devices, *args):
+    """(exit status, the JSON)"""
+    done = COMMAND.run("plan", "--model", model, "--weights", weights, "--devices", devices, "--json", *args)
+    if done.returncode not in (0, 3):
+        raise AssertionError(f"exit {done.returncode}: {done.stderr}")
+    return done.returncode, json.loads(done.stdout)
+
+
+class Plan(unittest.TestCase):
+    def test_every_model_and_weight_type_adds_up(self):
+        for model in ("e2b", "e4b", "12b", "26b-a4b", "31b"):
+            for weights in ("bf16", "sfp8", "q4_0"):
+                status, got = plan(model, weights, "1xb200", "--context", "8192")
+                self.assertEqual(status, 0)
+                self.assertEqual(list(got), KEYS)
+                self.assertEqual(list(got["ranks"][0]), RANK_KEYS)
+                self.assertEqual((got["model"], got["weights"], got["fits"], got["missing_bytes"]), (model, weights, True, 0))
+                self.assertEqual((got["tp"], got["ep"], got["replicas"]), (1, 1, 1))
+                rank = got["ranks"][0]
+                self.assertEqual(rank["weight_bytes"] + rank["mapped_bytes"], got["total_weight_bytes"])
+                self.assertEqual(rank["mapped_bytes"] > 0, model in ("e2b", "e4b"))
+                self.assertGreaterEqual(rank["kv_tokens"], 8192)
+                self.assertLess(rank["weight_bytes"] + rank["workspace_bytes"] + rank["kv_bytes"], 180 * GIB)
+                self.assertGreater(got["bound"]["prefill_tokens_per_s"], got["bound"]["decode_tokens_per_s"])
+
+    def test_a_group_and_its_replicas(self):
+        status, got = plan("31b", "bf16", "4xh100-80g", "--context", "262144", "--concurrency", "16")
+        self.assertEqual((status, got["fits"], got["tp"], got["replicas"]), (0, True, 2, 2))
+        self.assertEqual([r["rank"] for r in got["ranks"]], [0, 1])
+        self.assertEqual({r["device"] for r in got["ranks"]}, {"h100-80g"})
+        self.assertGreaterEqual(got["ranks"][0]["kv_tokens"], 262144)
+
+    def test_a_refusal_says_how_much_is_missing(self):
+        status, got = plan("31b", "bf16", "2xrtx4090", "--context", "32768", "--concurrency", "1")
+        self.assertEqual((status, got["fits"], got["replicas"]), (3, False, 0))
+        self.assertIn(f"{got['missing_bytes'] / GIB:.1f} GiB short", got["reason"])
+        self.assertIn("SFP8 fits", got["reason"])
+        self.assertEqual(plan("31b", "sfp8", "2xrtx4090", "--context", "32768", "--concurrency", "1")[0], 0)
+        people = COMMAND.run("plan", "--model", "31b", "--devices", "2xrtx4090")
+        self.assertEqual(people.returncode, 3)
+        self.assertIn("GiB short on each", people.stdout)
+
+    def test_a_table_for_people(self):
+        done = COMMAND.run("plan", "--model", "26b-a4b", "--devices", "2xl40s,1xl4", "--context", "32768", "--drafter")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for part in ("1 group of 2 x l40s", "tp 2, ep 2", "64-127", "with its drafter", "a bound, not a promise",
+                     "In none of these groups: 1 x l4"):
+            self.assertIn(part, done.stdout)
+
+    def test_wrong_use(self):
+        good = {"--model": "31b", "--devices": "2xl4"}
+        for wrong, says in (({"--model": "27b"}, "26b-a4b"), ({"--devices": "2xl5"}, "rtx4090"), ({"--devices": "0xl4"}, "1 to"),
+                            ({"--devices": "2"}, "<count>x<name>"), ({"--devices": "9999999999xl4"}, "<count>x<name>"),
+                            ({"--context": "262145"}, "262144"), ({"--context": "99999999999999999999"}, "262144"),
+                            ({"--context": "-5"}, "-5"), ({"--concurrency": "0"}, "concurrency"), ({"--weights": "int3"}, "q4_0"),
+                            ({"--memory-share": "0"}, "share"), ({"--model": "12b", "--drafter": "true"}, "no drafter")):
+            args = [text for pair in {**good, **wrong}.items() for text in pair]
+            args = [text for text in args if text != "true"]
+            done = COMMAND.run("plan", *args)
+            self.assertEqual(done.returncode, 2, f"{wrong}: {done.stdout}")
+            self.assertIn(says, done.stderr + done.stdout)
+        self.assertEqual(COMMAND.run("plan").returncode, 2)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
