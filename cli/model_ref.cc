@@ -25,8 +25,7 @@ fs::path ModelsFolder() {
   const fs::path bin = BinaryFolder();
   for (const char* relative : {"../../../models", "../share/alphecca/models"}) {
     std::error_code error;
-    if (fs::path folder = fs::weakly_canonical(bin / relative, error);
-        !error && fs::is_directory(folder, error)) {
+    if (fs::path folder = fs::weakly_canonical(bin / relative, error); !error && fs::is_directory(folder, error)) {
       return folder;
     }
   }

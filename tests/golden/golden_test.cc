@@ -129,16 +129,18 @@ TEST_P(ConvertedGolden, Sfp8PassesUnderEveryPlan) {
   }
 }
 
-// With activations rounded to 8 bits, the logits of the two other shapes move by 1.1 and 1.3 times what the BF16 rule
-// allows: tests/data/README.md.
-TEST_P(ConvertedGolden, Q4_0PassesWithInt8Activations) {
-  if (GetParam() == "dense-31b-shape" || GetParam() == "edge-e2b-shape") {
-    GTEST_SKIP() << "int8 activations do not meet the BF16 rule on this case";
-  }
+// The cases in which activations rounded to 8 bits meet the BF16 rule. On dense-31b-shape and edge-e2b-shape they do
+// not: tests/data/README.md has by how much.
+class ConvertedInt8Golden : public ConvertedGolden {};
+
+TEST_P(ConvertedInt8Golden, Q4_0Passes) {
   for (const Plan plan : Plans()) {
     ExpectPass(Directory(), {.tp = plan.tp, .ep = plan.ep, .weights = model::WeightType::kQ4_0});
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Cases, ConvertedInt8Golden,
+                         testing::Values("moe-26b-shape", "edge-e4b-shape", "gemma3-270m-shape"), CaseName);
 
 TEST_P(ConvertedGolden, Q4_0PassesWithF32Activations) {
   for (const Plan plan : Plans()) {
