@@ -1,12 +1,16 @@
 // `alphecca`: one command for people and scripts.
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
 
 #include "cli/commands.h"
 #include "cli/interrupt.h"
 #include "common/log.h"
 #include "common/version.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+int Run(int argc, char** argv) {
   alphecca::cli::BlockInterrupts();
   alphecca::InitLog("cli", alphecca::LogLevel::kWarn);
   CLI::App app("Alphecca: a distributed inference cluster for the Gemma 4 family", "alphecca");
@@ -33,4 +37,15 @@ int main(int argc, char** argv) {
     return code == 0 ? 0 : 2;
   }
   return result;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Run(argc, argv);
+  } catch (const std::exception& e) {  // of libraries: out of memory, no more threads
+    std::fputs(e.what(), stderr);
+    return 1;
+  }
 }

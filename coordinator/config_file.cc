@@ -3,6 +3,8 @@
 #include <yaml-cpp/yaml.h>
 
 #include <fstream>
+#include <functional>
+#include <map>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
@@ -49,17 +51,21 @@ absl::Status ReadOnLoss(const YAML::Node& value, OnLoss& to) {
 
 absl::Status ReadKey(const YAML::Node& key_node, const YAML::Node& value, ServeOptions& model) {
   const std::string key = key_node.IsScalar() ? key_node.Scalar() : "";
-  if (key == "name") return ReadText(value, key, model.name);
-  if (key == "path") return ReadText(value, key, model.path);
-  if (key == "weights") return ReadText(value, key, model.weights);
-  if (key == "activations") return ReadText(value, key, model.activations);
-  if (key == "kv_type") return ReadText(value, key, model.kv_type);
-  if (key == "tp") return ReadNumber(value, key, true, model.tp);
-  if (key == "ep") return ReadNumber(value, key, true, model.ep);
-  if (key == "replicas") return ReadNumber(value, key, true, model.replicas);
-  if (key == "context") return ReadNumber(value, key, false, model.context);
-  if (key == "max_sequences") return ReadNumber(value, key, false, model.max_sequences);
-  if (key == "on_loss") return ReadOnLoss(value, model.on_loss);
+  const std::map<std::string, std::function<absl::Status()>> readers = {
+      {"name", [&] { return ReadText(value, key, model.name); }},
+      {"path", [&] { return ReadText(value, key, model.path); }},
+      {"weights", [&] { return ReadText(value, key, model.weights); }},
+      {"activations", [&] { return ReadText(value, key, model.activations); }},
+      {"kv_type", [&] { return ReadText(value, key, model.kv_type); }},
+      {"tp", [&] { return ReadNumber(value, key, true, model.tp); }},
+      {"ep", [&] { return ReadNumber(value, key, true, model.ep); }},
+      {"replicas", [&] { return ReadNumber(value, key, true, model.replicas); }},
+      {"context", [&] { return ReadNumber(value, key, false, model.context); }},
+      {"max_sequences", [&] { return ReadNumber(value, key, false, model.max_sequences); }},
+      {"on_loss", [&] { return ReadOnLoss(value, model.on_loss); }}};
+  if (const auto it = readers.find(key); it != readers.end()) {
+    return it->second();
+  }
   return At(key_node, absl::StrCat("unknown key \"", key,
                                    "\"; a model has path, name, tp, ep, replicas, on_loss, context, max_sequences, "
                                    "kv_type, weights, activations"));

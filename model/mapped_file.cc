@@ -68,12 +68,12 @@ void MappedFile::Advise(std::span<const std::byte> part, Residency residency) co
   }
   // Pages that `part` shares with its neighbours are dropped too: they are the file's, touching brings them back.
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(part.data()) / page * page;
-  const size_t size = reinterpret_cast<uintptr_t>(part.data()) + part.size() - begin;
+  const size_t before = reinterpret_cast<uintptr_t>(part.data()) % page;
   const int advice = residency == Residency::kDrop     ? MADV_DONTNEED
                      : residency == Residency::kRandom ? MADV_RANDOM
                                                        : MADV_POPULATE_READ;
-  (void)::madvise(reinterpret_cast<void*>(begin), size, advice);  // older systems know no MADV_POPULATE_READ
+  (void)::madvise(const_cast<std::byte*>(part.data()) - before, part.size() + before,
+                  advice);  // older systems know no MADV_POPULATE_READ
 }
 
 MappedFile::~MappedFile() {

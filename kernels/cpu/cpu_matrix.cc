@@ -130,11 +130,11 @@ absl::Status AllocateGroups(CpuMatrix& matrix) {
   bytes = all_groups * matrix.group_bytes;
   ASSIGN_OR_RETURN(matrix.memory, HostMemory::Create(bytes));
   // Weights stream through the processor once a step: huge pages spare it the look-ups. Only a hint.
-  constexpr uintptr_t kPage = 4096;
-  const auto begin = (reinterpret_cast<uintptr_t>(matrix.memory.data()) + kPage - 1) / kPage * kPage;
-  const auto end = (reinterpret_cast<uintptr_t>(matrix.memory.data()) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
-  if (end > begin) {
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  constexpr int64_t kPage = 4096;
+  const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(matrix.memory.data()) % kPage);
+  const int64_t first = past == 0 ? 0 : kPage - past;  // of a whole page
+  if (const int64_t pages = (bytes - first) / kPage; pages > 0) {
+    madvise(matrix.memory.data() + first, static_cast<size_t>(pages * kPage), MADV_HUGEPAGE);
   }
   if (matrix.type == DType::kSFP8) {
     matrix.scales.assign(static_cast<size_t>(all_groups * kGroupRows), 1.0F);
