@@ -1,0 +1,65 @@
+#include "coordinator/cluster/splits.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+namespace alphecca::coordinator {
+namespace {
+
+class AllowedSplitsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto opened = model::Checkpoint::Open(std::string(ALPHECCA_MODELS) + "/tiny-moe");
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    checkpoint_ = *std::move(opened);
+  }
+  std::vector<Split> Splits(const SplitOptions& options) {
+    auto splits = AllowedSplits(*checkpoint_, options);
+    EXPECT_TRUE(splits.ok()) << splits.status();
+    return splits.value_or(std::vector<Split>());
+  }
+
+  std::unique_ptr<model::Checkpoint> checkpoint_;
+};
+
+TEST_F(AllowedSplitsTest, AllThatTheShapesAllowFewestRanksFirst) {
+  const std::vector<Split> splits = Splits({.context = 4096});
+  ASSERT_GE(splits.size(), 3U);
+  EXPECT_EQ(splits[0].ranks(), 1);
+  // Of larger groups the gathered candidates of all ranks outweigh what a share of so small a model saves.
+  EXPECT_LT(splits[1].rank_bytes, splits[0].rank_bytes);
+  for (size_t i = 1; i < splits.size(); ++i) {
+    EXPECT_GT(splits[i].ranks(), splits[i - 1].ranks());
+    EXPECT_EQ(splits[i].ep, splits[i].tp);
+    EXPECT_NE(splits[i].plan_hash, splits[i - 1].plan_hash);
+  }
+}
+
+TEST_F(AllowedSplitsTest, AGivenDegreeIsTheOnlyOne) {
+  const std::vector<Split> splits = Splits({.tp = 2, .ep = 1, .context = 4096});
+  ASSERT_EQ(splits.size(), 1U);
+  EXPECT_EQ(splits[0].tp, 2);
+  EXPECT_EQ(splits[0].ep, 1);
+}
+
+TEST_F(AllowedSplitsTest, WiderWeightsAndALongerContextTakeMore) {
+  const auto bytes = [this](const SplitOptions& options) { return Splits(options).at(0).rank_bytes; };
+  const int64_t as_file = bytes({.tp = 1, .context = 4096});
+  // BF16 weights of 7.6 M parameters: F32 ones take as much again.
+  EXPECT_NEAR(static_cast<double>(bytes({.tp = 1, .weights = "f32", .context = 4096}) - as_file), 2 * 7.6e6, 0.4e6);
+  EXPECT_LT(bytes({.kv_type = "f32", .context = 512}), bytes({.kv_type = "f32", .context = 4096}));
+  EXPECT_LT(bytes({.kv_type = "bf16", .context = 4096}), bytes({.kv_type = "f32", .context = 4096}));
+}
+
+TEST_F(AllowedSplitsTest, WhatCannotBeIsRefused) {
+  EXPECT_EQ(AllowedSplits(*checkpoint_, {.tp = 64, .context = 512}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(AllowedSplits(*checkpoint_, {.weights = "q3", .context = 512}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace alphecca::coordinator
