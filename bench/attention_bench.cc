@@ -77,7 +77,7 @@ void Attend(benchmark::State& state, const Shape& s) {
   if (!backend->KvImport(*stream, **pool, 0, 0, {0, s.context}, values, values).ok()) {
     std::abort();
   }
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     backend->Attend(*stream, *step,
                     {.q = {(*q)->data, DType::kF32, s.tokens, cols, cols},
                      .heads = s.heads,
