@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/registry.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace {
@@ -103,9 +104,7 @@ void Register(const Shape& s) {
   const std::string name = "H" + std::to_string(s.heads) + "_K" + std::to_string(s.kv_heads) + "_d" +
                            std::to_string(s.head_dim) + "/T" + std::to_string(s.tokens) + "/context" +
                            std::to_string(s.context) + "/threads" + std::to_string(s.threads);
-  benchmark::RegisterBenchmark(name.c_str(), [s](benchmark::State& state) { Attend(state, s); })
-      ->UseRealTime()
-      ->Unit(benchmark::kMicrosecond);
+  alphecca::bench::Register(name, [s](benchmark::State& state) { Attend(state, s); });
 }
 
 }  // namespace

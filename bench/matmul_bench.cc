@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/registry.h"
 #include "kernels/cpu/cpu_backend.h"
 
 namespace {
@@ -91,11 +92,7 @@ void Register(const Shape& s) {
   const std::string name = TypeName(s.type) + (s.activations == Activations::kF32 ? "_actf32" : "") + "/" +
                            std::to_string(s.rows) + "x" + std::to_string(s.cols) + "/T" + std::to_string(s.tokens) +
                            "/threads" + std::to_string(s.threads);
-#ifndef __clang_analyzer__  // takes what the registry of the library owns for a leak
-  benchmark::RegisterBenchmark(name.c_str(), [s](benchmark::State& state) { MatMul(state, s); })
-      ->UseRealTime()
-      ->Unit(benchmark::kMicrosecond);
-#endif
+  alphecca::bench::Register(name, [s](benchmark::State& state) { MatMul(state, s); });
 }
 
 }  // namespace
