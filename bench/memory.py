@@ -11,80 +11,33 @@ over what it has at the end, both beyond the empty worker's; read_gib what each 
 import argparse
 import json
 import os
-import re
-import subprocess
-import time
 
-
-def smaps(pid, field):
-    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
-        return int(re.search(rf"^{field}:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
-
-
-def peak(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        return int(re.search(r"^VmHWM:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
-
-
-def read_bytes(pid):
-    with open(f"/proc/{pid}/io", encoding="ascii") as f:
-        return int(re.search(r"^read_bytes: (\d+)", f.read(), re.M).group(1))
-
-
-def start(command):
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return process, json.loads(process.stdout.readline())
+from local_cluster import BIN, GIB, Cluster
 
 
 def measure(args, model):
-    ranks = max(args.tp, args.ep or 1)
-    processes = []
-    try:
-        # Workers look for a coordinator until there is one: so they are measured before it starts.
-        address = f"127.0.0.1:{args.port}"
-        workers = [start([f"{args.bin}/alphecca-worker", "--coordinator", address, "--threads", str(max(1, os.cpu_count() // ranks))])[0]
-                   for _ in range(ranks)]
-        processes += workers
-        empty = [smaps(w.pid, "Pss") for w in workers]
-        empty_rss = [smaps(w.pid, "Rss") for w in workers]
-        began = time.monotonic()
-        coordinator, _ = start([f"{args.bin}/alphecca-coordinator", "--listen", address, "--metrics", "127.0.0.1:0", "--model",
-                                f"m={model}", "--tp", str(args.tp), "--ep", str(args.ep), "--weights", args.weights,
-                                "--context", str(args.context), "--max-sequences", "1"])
-        processes.append(coordinator)
-        while True:
-            status = json.loads(subprocess.run([f"{args.bin}/alphecca", "status", "--connect", address, "--json"],
-                                               capture_output=True, text=True, check=True).stdout)
-            group = status["models"][0]["groups"][0]
-            if group["state"] == "ready":
-                break
-            if group["state"] == "failed":
-                raise SystemExit(f"{model}: {group['message']}")
-            time.sleep(0.1)
-        loaded = time.monotonic() - began
-        final = [smaps(w.pid, "Pss") - e for w, e in zip(workers, empty)]
-        over = max((peak(w.pid) - e) / max(1, smaps(w.pid, "Rss") - e) for w, e in zip(workers, empty_rss))
-        gib = 1 << 30
+    flags = ["--weights", args.weights, "--context", str(args.context), "--max-sequences", "1"]
+    with Cluster(model, args.tp, args.ep, flags=flags, binaries=args.bin) as cluster:
+        workers = cluster.workers
+        empty = [w.smaps("Pss") for w in workers]
+        empty_rss = [w.smaps("Rss") for w in workers]
+        loaded = cluster.start()
+        final = [w.smaps("Pss") - e for w, e in zip(workers, empty)]
+        over = max((w.peak() - e) / max(1, w.smaps("Rss") - e) for w, e in zip(workers, empty_rss))
         return {"model": os.path.basename(model), "weights": args.weights, "tp": args.tp, "ep": args.ep,
-                "weight_gib": round(sum(final) / gib, 3), "by_rank_gib": [round(f / gib, 3) for f in final],
-                "peak_over_final": round(over, 3), "read_gib": [round(read_bytes(w.pid) / gib, 3) for w in workers],
+                "weight_gib": round(sum(final) / GIB, 3), "by_rank_gib": [round(f / GIB, 3) for f in final],
+                "peak_over_final": round(over, 3), "read_gib": [round(w.read_bytes() / GIB, 3) for w in workers],
                 "load_s": round(loaded, 2)}
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            process.wait()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--bin", default="build/release/bin")
+    parser.add_argument("--bin", default=BIN)
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--ep", type=int, default=0)
     parser.add_argument("--weights", default="as-file")
     parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--port", type=int, default=7390)
     args = parser.parse_args()
     for model in args.models:
         print(json.dumps(measure(args, model)), flush=True)

@@ -39,6 +39,12 @@ void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int tp) {
   command.add_option("--ep", o.ep, "Sets that the experts of an MoE model form (expert parallelism); 0: as --tp")
       ->check(CLI::Range(0, 64))
       ->capture_default_str();
+  command.add_option("--expert-mode", o.expert_mode, "fused, or wide (--tp 1): each rank has its own sequences")
+      ->check(CLI::IsMember({"fused", "wide"}));
+  command.add_option("--expert-load", o.expert_load,
+                     "A recorded load (perplexity --record-experts), for --hot-experts");
+  command.add_option("--hot-experts", o.hot_experts, "Copies of the hottest experts that each rank holds")
+      ->check(CLI::Range(0, 1024));
   command.add_option("--threads", o.threads, "Threads of each worker; 0: this host's, shared out")
       ->check(CLI::Range(0, 1024));
   command.add_option("--context", o.context, "Tokens of one sequence at most; 0: the model's own limit")

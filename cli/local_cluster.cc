@@ -46,6 +46,9 @@ std::vector<std::string> CoordinatorArguments(const LocalClusterOptions& options
                                         "--model",   absl::StrCat(options.model.name, "=", options.model.path),
                                         "--tp",      absl::StrCat(options.tp)};
   AddFlag(arguments, "--ep", options.ep > 0 ? absl::StrCat(options.ep) : "");
+  AddFlag(arguments, "--expert-mode", options.expert_mode);
+  AddFlag(arguments, "--expert-load", options.expert_load);
+  AddFlag(arguments, "--hot-experts", options.hot_experts > 0 ? absl::StrCat(options.hot_experts) : "");
   AddFlag(arguments, "--context", options.context > 0 ? absl::StrCat(options.context) : "");
   AddFlag(arguments, "--max-sequences", options.max_sequences > 0 ? absl::StrCat(options.max_sequences) : "");
   AddFlag(arguments, "--weights", options.weights);

@@ -21,6 +21,9 @@ struct LocalClusterOptions {
   int threads = 0;          // of each worker; 0: this host's, shared out evenly
   int64_t context = 0;      // tokens of a sequence; 0: the model's, capped by memory
   int max_sequences = 0;    // 0: the coordinator's default
+  std::string expert_mode;  // "", "fused", "wide"
+  std::string expert_load;  // file of a recorded load, with hot_experts
+  int hot_experts = 0;
   std::string weights;      // "" or as model::ParseWeightType takes it
   std::string activations;  // "", "default" or "f32"
   std::string kv_type;      // "", "bf16" or "f32"

@@ -33,6 +33,7 @@ struct PerplexityFlags {
   int ep = 0;
   int64_t context = 512;
   int threads = 0;
+  std::string record_experts;
   bool json = false;
 };
 
@@ -45,14 +46,23 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
   return text.str();
 }
 
+absl::Status WriteText(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  if (!(file << text << std::flush)) {
+    return absl::UnavailableError(absl::StrCat(path, ": cannot be written"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<verify::GroupOptions> ToOptions(const PerplexityFlags& flags, const model::ModelConfig& config) {
   verify::GroupOptions options;
-  options.tp = flags.tp;
-  options.ep = flags.ep > 0 ? flags.ep : config.experts > 0 ? flags.tp : 1;
+  options.sharding.tp = flags.tp;
+  options.sharding.ep = flags.ep > 0 ? flags.ep : config.experts > 0 ? flags.tp : 1;
   ASSIGN_OR_RETURN(options.weights, model::ParseWeightType(flags.weights));
   options.backend.activations =
       flags.activations == "f32" ? kernels::Activations::kF32 : kernels::Activations::kDefault;
-  options.backend.threads = flags.threads == 0 ? 0 : std::max(1, flags.threads / std::max(options.tp, options.ep));
+  options.backend.threads =
+      flags.threads == 0 ? 0 : std::max(1, flags.threads / std::max(options.sharding.tp, options.sharding.ep));
   options.kv_type = flags.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
   options.context = flags.context;
   const int64_t rows = kLogitBytes / (config.vocab * static_cast<int64_t>(sizeof(float)));
@@ -70,6 +80,9 @@ absl::Status Run(const PerplexityFlags& flags) {
     return absl::InvalidArgumentError(
         absl::StrCat(resolved.path, ": the tokenizer names no BOS, which windows begin with"));
   }
+  if (!flags.record_experts.empty() && checkpoint->config().experts == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--record-experts: ", resolved.name, " has no experts"));
+  }
   ASSIGN_OR_RETURN(const verify::GroupOptions options, ToOptions(flags, checkpoint->config()));
   const std::vector<int32_t> ids = tokenizer->EncodeText(text);
   const bool shows = isatty(STDERR_FILENO) == 1;
@@ -81,18 +94,15 @@ absl::Status Run(const PerplexityFlags& flags) {
   };
   ASSIGN_OR_RETURN(const verify::PerplexityResult result,
                    verify::MeasurePerplexity(*checkpoint, ids, *tokenizer->bos(), options, progress));
+  if (!flags.record_experts.empty()) {
+    RETURN_IF_ERROR(WriteText(flags.record_experts, model::ExpertRowsToJson(result.expert_rows) + "\n"));
+  }
   if (flags.json) {
-    const nlohmann::ordered_json json = {{"model", resolved.name},
-                                         {"weights", flags.weights},
-                                         {"activations", flags.activations},
-                                         {"kv", flags.kv_type},
-                                         {"tp", options.tp},
-                                         {"ep", options.ep},
-                                         {"context", flags.context},
-                                         {"windows", result.windows},
-                                         {"tokens", result.tokens},
-                                         {"nll", result.mean()},
-                                         {"perplexity", result.perplexity()}};
+    const nlohmann::ordered_json json = {
+        {"model", resolved.name},   {"weights", flags.weights},         {"activations", flags.activations},
+        {"kv", flags.kv_type},      {"tp", options.sharding.tp},        {"ep", options.sharding.ep},
+        {"context", flags.context}, {"windows", result.windows},        {"tokens", result.tokens},
+        {"nll", result.mean()},     {"perplexity", result.perplexity()}};
     std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
   } else {
     std::printf("%s, weights %s: perplexity %.4f, %.5f nats a token (%lld tokens in %lld windows of %lld)\n",
@@ -131,6 +141,9 @@ void AddPerplexity(CLI::App& app, int& result) {
       ->capture_default_str();
   command->add_option("--threads", flags->threads, "Threads of all ranks together; 0: this host's")
       ->check(CLI::Range(0, 1024));
+  command->add_option(
+      "--record-experts", flags->record_experts,
+      "File for how many tokens chose each expert of an MoE model, for the coordinator's --expert-load");
   command->add_flag("--json", flags->json, "One JSON object");
   command->callback([flags, &result] {
     const absl::Status status = Run(*flags);

@@ -17,6 +17,7 @@ struct VerifyFlags {
   std::vector<std::string> cases;
   int tp = 1;
   int ep = 0;
+  std::string expert_mode = "fused";
   std::string weights;
   std::string activations = "default";
   std::string kernels = "cpu";
@@ -41,6 +42,7 @@ int Run(const VerifyFlags& flags) {
   if (flags.ep > 0) {
     options.ep = flags.ep;
   }
+  options.expert_mode = model::ParseExpertMode(flags.expert_mode).value_or(model::ExpertMode::kFused);
   options.weights = model::ParseWeightType(flags.weights).value_or(model::WeightType::kAsFile);
   options.f32_activations = flags.activations == "f32";
   options.kernels = flags.kernels == "ref" ? verify::Kernels::kRef : verify::Kernels::kCpu;
@@ -80,6 +82,8 @@ void AddVerify(CLI::App& app, int& result) {
       "  alphecca verify tests/data/goldens/moe-26b-shape --tp 2 --ep 2 --weights bf16");
   command->add_option("cases", flags->cases, "Case directories")->required();
   command->add_option("--tp", flags->tp, "Tensor-parallel ranks")->check(CLI::Range(1, 64))->capture_default_str();
+  command->add_option("--expert-mode", flags->expert_mode, "fused, or wide (--tp 1): rows travel to the experts")
+      ->check(CLI::IsMember({"fused", "wide"}));
   command->add_option("--ep", flags->ep, "Expert-parallel sets; 0: as --tp on MoE models")->check(CLI::Range(0, 64));
   command
       ->add_option("--weights", flags->weights,

@@ -126,6 +126,7 @@ LocalClusterOptions ClusterOptions(const verify::GoldenCase& golden, const verif
   LocalClusterOptions cluster;
   cluster.model = {.name = golden.name, .path = golden.checkpoint};
   cluster.tp = report.tp;
+  cluster.expert_mode = model::ExpertModeName(report.expert_mode);
   cluster.ep = report.ep;
   cluster.threads = options.threads == 0 ? 0 : std::max(1, options.threads / std::max(report.tp, report.ep));
   cluster.weights = std::string(model::WeightTypeName(options.weights));

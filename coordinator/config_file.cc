@@ -59,6 +59,9 @@ absl::Status ReadKey(const YAML::Node& key_node, const YAML::Node& value, ServeO
       {"kv_type", [&] { return ReadText(value, key, model.kv_type); }},
       {"tp", [&] { return ReadNumber(value, key, true, model.tp); }},
       {"ep", [&] { return ReadNumber(value, key, true, model.ep); }},
+      {"expert_mode", [&] { return ReadText(value, key, model.expert_mode); }},
+      {"expert_load", [&] { return ReadText(value, key, model.expert_load); }},
+      {"hot_experts", [&] { return ReadNumber(value, key, true, model.hot_experts); }},
       {"replicas", [&] { return ReadNumber(value, key, true, model.replicas); }},
       {"context", [&] { return ReadNumber(value, key, false, model.context); }},
       {"max_sequences", [&] { return ReadNumber(value, key, false, model.max_sequences); }},
@@ -67,7 +70,8 @@ absl::Status ReadKey(const YAML::Node& key_node, const YAML::Node& value, ServeO
     return it->second();
   }
   return At(key_node, absl::StrCat("unknown key \"", key,
-                                   "\"; a model has path, name, tp, ep, replicas, on_loss, context, max_sequences, "
+                                   "\"; a model has path, name, tp, ep, expert_mode, expert_load, "
+                                   "hot_experts, replicas, on_loss, context, max_sequences, "
                                    "kv_type, weights, activations"));
 }
 

@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "common/version.h"
 #include "coordinator/config_file.h"
+#include "model/shard_plan.h"
 #include "model/weight_type.h"
 
 namespace alphecca::coordinator {
@@ -69,13 +70,23 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
                  "repeat it for several models");
   app.add_option("--config", raw.config,
                  "cluster.yaml: a list `models`, each with path and, where it differs from the flags, name, tp, ep, "
-                 "replicas, on_loss, context, max_sequences, kv_type, weights, activations");
+                 "expert_mode, expert_load, hot_experts, replicas, on_loss, context, max_sequences, kv_type, weights, "
+                 "activations");
   app.add_option("--tp", raw.serve.tp,
                  "Tensor parallel degree: ranks that split attention, dense layers and vocabulary (0: as few as hold "
                  "the model, by the memory of the workers that join)")
       ->capture_default_str();
   app.add_option("--ep", raw.serve.ep,
                  "Expert parallel degree: ranks that split the experts (0: as --tp where the model has experts)");
+  app.add_option(
+         "--expert-mode", raw.serve.expert_mode,
+         "fused: all ranks see all rows, best for few sequences; wide (--tp 1, --ep ranks): each rank has its own "
+         "sequences and rows travel to the experts, best for many")
+      ->capture_default_str();
+  app.add_option("--expert-load", raw.serve.expert_load,
+                 "A recorded load (alphecca perplexity --record-experts) that says which experts are hot");
+  app.add_option("--hot-experts", raw.serve.hot_experts,
+                 "Copies of other ranks' experts that each rank holds, the hottest of --expert-load first");
   app.add_option("--replicas", raw.serve.replicas, "Shard groups of each model (0: as many as the workers make)")
       ->capture_default_str();
   app.add_option("--on-loss", raw.on_loss,
@@ -108,6 +119,10 @@ absl::Status Check(const char* flag, bool good, const std::string& value, const 
 absl::Status CheckServe(const ServeOptions& s) {
   RETURN_IF_ERROR(Check("--tp", s.tp >= 0 && s.tp <= 256, absl::StrCat(s.tp), "0 to 256"));
   RETURN_IF_ERROR(Check("--ep", s.ep >= 0 && s.ep <= 256, absl::StrCat(s.ep), "0 to 256"));
+  RETURN_IF_ERROR(Check("--expert-mode", model::ParseExpertMode(s.expert_mode).ok(), s.expert_mode, "fused or wide"));
+  RETURN_IF_ERROR(Check("--hot-experts",
+                        s.hot_experts >= 0 && s.hot_experts <= 1024 && (s.hot_experts > 0) == !s.expert_load.empty(),
+                        absl::StrCat(s.hot_experts), "1 to 1024 with --expert-load, 0 without"));
   RETURN_IF_ERROR(Check("--replicas", s.replicas >= 0 && s.replicas <= 1024, absl::StrCat(s.replicas), "0 to 1024"));
   RETURN_IF_ERROR(Check("--context", s.context == 0 || s.context >= 2, absl::StrCat(s.context), "at least 2"));
   RETURN_IF_ERROR(Check("--max-sequences", s.max_sequences >= 1 && s.max_sequences <= 65536,

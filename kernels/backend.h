@@ -59,6 +59,8 @@ struct PackSource {
   Range items;
   Range rows;
   Range cols;
+  // Begins the next items of the matrix, instead of standing under the source before it in the same items.
+  bool next_items = false;
 };
 
 // A weight matrix [items, rows, cols] in the backend's own layout, y = M x. Owns its bytes.
@@ -270,18 +272,50 @@ struct RouteArgs {
   Tensor weights;  // [T, k] f32
 };
 
-// out[t] = sum over those experts e of row t that lie in [first_expert, first_expert + items), in the order of ids,
-// of weight * D_e (gelu(G_e in) * (U_e in)); 0 where none does. gate_up is [items, 2I, D], down [items, D, I].
-// load[e] += the rows that chose expert first_expert + e, modulo 2^32; without data: not counted.
+// Homes of experts: a tensor [E, 2C] of i32, for each copy of an expert the rank that holds it and its place among that
+// rank's experts; rank -1: no more copies. The c copies of an expert share its rows: the row at position p takes copy
+// p mod c, whatever other rows there are.
+
+// ids become places: of each row's choices that `rank` computes, the place among its experts; -1 for others.
+struct PlaceExpertsArgs {
+  Tensor homes;
+  int rank = 0;
+  Tensor ids;  // [T, k] i32, in: experts of the model
+};
+
+// Groups rows by the ranks that compute their experts, ready to be exchanged. A row goes once to each rank that
+// computes one of its choices: its values, its k weights and k places there, -1 for choices that are computed
+// elsewhere.
+struct DispatchArgs {
+  Tensor in;       // [T, D]
+  Tensor ids;      // [T, k] i32, experts of the model
+  Tensor weights;  // [T, k]
+  Tensor homes;
+  Tensor out;     // [T * ranks, D + 2k]: the rows for rank 0, then for rank 1, ...; places as bits of i32
+  Tensor counts;  // [1, ranks] i32: rows for each rank
+  Tensor rows;    // [T, ranks] i32: which row of `out` holds row t for a rank, or -1
+};
+
+// out[t] = sum of in[rows[t][rank]] over the ranks in their order, where that is not -1: undoes Dispatch once the
+// experts have answered.
+struct CombineArgs {
+  Tensor in;    // [T * ranks, D]
+  Tensor rows;  // [T, ranks] i32
+  Tensor out;   // [T, D]
+};
+
+// out[t] = sum over the choices of row t whose place lies in [0, items), in the order of ids, of
+// weight * D_e (gelu(G_e in) * (U_e in)); 0 where none does. gate_up is [items, 2I, D], down [items, D, I].
+// load[e] += the rows that chose place e, modulo 2^32; without data: not counted.
 struct ExpertsArgs {
   Tensor in;  // [T, D]
   const Matrix* gate_up = nullptr;
   const Matrix* down = nullptr;
-  int64_t first_expert = 0;
-  Tensor ids;        // [T, k] i32
+  Tensor ids;        // [T, k] i32: places among the matrices' items
   Tensor weights;    // [T, k] f32
   Tensor out;        // [T, D]
   Tensor load = {};  // [1, items] i32, in and out
+  Tensor live = {};  // [1, 1] i32: how many rows of `in` there are, at most T; without data: T. Others are left out
 };
 
 // out[r] = in[logit_rows[r]].
@@ -341,7 +375,8 @@ class Backend {
 
   // --- Memory. InvalidArgument, ResourceExhausted.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes) = 0;
-  // The rows of the sources one under another (per item), converted to `type` (a run-time type).
+  // The rows of the sources one under another (per item), those after a `next_items` in the items that follow; converted
+  // to `type` (a run-time type).
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const PackSource> sources, DType type) = 0;
   virtual absl::StatusOr<std::unique_ptr<KvPool>> CreateKvPool(const KvPoolSpec& spec) = 0;
 
@@ -368,7 +403,10 @@ class Backend {
   virtual void Qkv(Stream&, const Step&, const QkvArgs&) = 0;
   virtual void Attend(Stream&, const Step&, const AttendArgs&) = 0;
   virtual void Route(Stream&, const RouteArgs&) = 0;
+  virtual void PlaceExperts(Stream&, const Step&, const PlaceExpertsArgs&) = 0;
+  virtual void Dispatch(Stream&, const Step&, const DispatchArgs&) = 0;
   virtual void Experts(Stream&, const ExpertsArgs&) = 0;
+  virtual void Combine(Stream&, const CombineArgs&) = 0;
   virtual void GatherRows(Stream&, const Step&, const GatherRowsArgs&) = 0;
   virtual void Softcap(Stream&, const SoftcapArgs&) = 0;
   virtual void Candidates(Stream&, const Step&, const CandidatesArgs&) = 0;

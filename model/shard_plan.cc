@@ -1,6 +1,7 @@
 #include "model/shard_plan.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
@@ -20,7 +21,9 @@ Range Part(int64_t size, int64_t unit, int index, int parts) {
   return {std::min(size, units * index / parts * unit), std::min(size, units * (index + 1) / parts * unit)};
 }
 
-absl::Status CheckDegrees(const ModelConfig& config, int tp, int ep, int64_t column_unit) {
+absl::Status CheckDegrees(const ModelConfig& config, const Sharding& sharding, int64_t column_unit) {
+  const int tp = sharding.tp;
+  const int ep = sharding.ep;
   const auto bad = [](auto&&... text) { return absl::InvalidArgumentError(Text("shard plan: ", text...)); };
   if (tp < 1 || ep < 1 || tp > kMaxRanks || ep > kMaxRanks) {
     return bad("tp is ", tp, " and ep is ", ep, "; 1 to ", kMaxRanks, " is allowed for both");
@@ -40,6 +43,45 @@ absl::Status CheckDegrees(const ModelConfig& config, int tp, int ep, int64_t col
   if (std::max(tp, ep) % std::min(tp, ep) != 0) {
     return bad("tp ", tp, " and ep ", ep, ": the smaller must divide the larger");
   }
+  if (sharding.mode == ExpertMode::kWide && (config.experts == 0 || tp != 1 || ep < 2)) {
+    return bad("wide expert parallelism wants a model with experts, tp 1 and ep 2 or more; the model has ",
+               config.experts, " experts, tp is ", tp, ", ep ", ep);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckReplicas(const ModelConfig& config, const Sharding& sharding) {
+  const auto bad = [](auto&&... text) { return absl::InvalidArgumentError(Text("expert replicas: ", text...)); };
+  const auto ranks = static_cast<size_t>(sharding.ep);
+  if (sharding.replicas.empty()) {
+    return absl::OkStatus();
+  }
+  if (sharding.ep < sharding.tp) {
+    return bad("ep is ", sharding.ep, ", tp ", sharding.tp, ": every rank must hold whole experts (ep at least tp)");
+  }
+  if (sharding.replicas.size() != config.layers.size()) {
+    return bad("of ", sharding.replicas.size(), " layers, the model has ", config.layers.size());
+  }
+  for (size_t l = 0; l < sharding.replicas.size(); ++l) {
+    const auto& layer = sharding.replicas[l];
+    if (layer.size() != ranks) {
+      return bad("layer ", l, " is of ", layer.size(), " ranks, the plan of ", ranks);
+    }
+    for (size_t rank = 0; rank < ranks; ++rank) {
+      const Range own = OwnExperts(config, static_cast<int>(rank), sharding.ep);
+      if (layer[rank].size() != sharding.replicas[0][0].size()) {
+        return bad("layer ", l, " rank ", rank, " has ", layer[rank].size(), ", others ",
+                   sharding.replicas[0][0].size(), ": all must have as many");
+      }
+      for (size_t i = 0; i < layer[rank].size(); ++i) {
+        const int32_t expert = layer[rank][i];
+        if (expert < 0 || expert >= config.experts || own.contains(expert) || (i > 0 && expert <= layer[rank][i - 1])) {
+          return bad("layer ", l, " rank ", rank, " lists expert ", expert, ": want rising numbers below ",
+                     config.experts, " outside its own [", own.begin, ", ", own.end, ")");
+        }
+      }
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -58,27 +100,47 @@ void HashRange(const Range& range, FieldHash* hash) {
 
 }  // namespace
 
-absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, int tp, int ep, int64_t column_unit) {
+std::string_view ExpertModeName(ExpertMode mode) {
+  return mode == ExpertMode::kWide ? "wide" : "fused";
+}
+
+absl::StatusOr<ExpertMode> ParseExpertMode(std::string_view name) {
+  for (const ExpertMode mode : {ExpertMode::kFused, ExpertMode::kWide}) {
+    if (name == ExpertModeName(mode)) {
+      return mode;
+    }
+  }
+  return absl::InvalidArgumentError(Text("expert mode \"", name, "\": want fused or wide"));
+}
+
+absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, const Sharding& sharding, int64_t column_unit) {
   RETURN_IF_ERROR(config.Validate());
-  RETURN_IF_ERROR(CheckDegrees(config, tp, ep, column_unit));
+  RETURN_IF_ERROR(CheckDegrees(config, sharding, column_unit));
+  RETURN_IF_ERROR(CheckReplicas(config, sharding));
+  const int tp = sharding.tp;
+  const int ep = sharding.ep;
   const int ranks = std::max(tp, ep);
   const int per_attention = ranks / tp;  // ranks that share an attention shard
   const int per_set = ranks / ep;        // ranks that share an expert set
   ShardPlan plan;
   plan.tp = tp;
   plan.ep = ep;
+  plan.mode = sharding.mode;
   for (int rank = 0; rank < ranks; ++rank) {
     RankShard& shard = plan.ranks.emplace_back();
     const int tp_index = rank / per_attention;
     shard.rank = rank;
-    shard.adds_dense = rank % per_attention == 0;
+    shard.adds_dense = plan.wide() || rank % per_attention == 0;
     shard.vocab = Part(config.vocab, kVocabUnit, tp_index, tp);
     for (const LayerConfig& layer : config.layers) {
       LayerShard& part = shard.layers.emplace_back(ShardLayer(config, layer, tp, tp_index));
       part.mlp = Part(layer.mlp_width, column_unit, tp_index, tp);
       if (config.experts > 0) {
-        part.experts = Part(config.experts, 1, rank / per_set, ep);
+        part.experts = OwnExperts(config, rank / per_set, ep);
         part.expert_columns = Part(config.expert_width, column_unit, rank % per_set, per_set);
+        if (!sharding.replicas.empty()) {
+          part.replicas = sharding.replicas[shard.layers.size() - 1][static_cast<size_t>(rank)];
+        }
       }
     }
   }
@@ -98,10 +160,10 @@ absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint, WeightType weig
   return unit;
 }
 
-absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, int ep, WeightType weights) {
+absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, const Sharding& sharding, WeightType weights) {
   RETURN_IF_ERROR(CheckWeightType(checkpoint, weights));
   ASSIGN_OR_RETURN(const int64_t unit, ColumnUnit(checkpoint, weights));
-  ASSIGN_OR_RETURN(ShardPlan plan, MakeShardPlan(checkpoint.config(), tp, ep, unit));
+  ASSIGN_OR_RETURN(ShardPlan plan, MakeShardPlan(checkpoint.config(), sharding, unit));
   for (size_t i = 0; i < checkpoint.config().layers.size(); ++i) {
     const int layer = static_cast<int>(i);
     ASSIGN_OR_RETURN(const kernels::HostTensor o_proj, checkpoint.Find(TensorKind::kO, layer));
@@ -113,8 +175,8 @@ absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, in
     for (const RankShard& rank : plan.ranks) {
       if (rank.layers[i].heads.end * head_dim % block != 0) {
         return absl::InvalidArgumentError(
-            Text("shard plan: tp ", tp, " ends a rank's heads at column ", rank.layers[i].heads.end * head_dim, " of ",
-                 CanonicalName(TensorKind::kO, layer), ", within a block of ", block, " of its type ",
+            Text("shard plan: tp ", sharding.tp, " ends a rank's heads at column ", rank.layers[i].heads.end * head_dim,
+                 " of ", CanonicalName(TensorKind::kO, layer), ", within a block of ", block, " of its type ",
                  kernels::Info(wider).name, "; use a tp that gives each rank a multiple of ", block, " columns"));
       }
     }
@@ -122,10 +184,29 @@ absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, int tp, in
   return plan;
 }
 
+std::vector<std::vector<ExpertHome>> ExpertHomes(const ModelConfig& config, const ShardPlan& plan, int layer,
+                                                 int rank) {
+  std::vector<std::vector<ExpertHome>> homes(static_cast<size_t>(config.experts));
+  const int per_set = static_cast<int>(plan.ranks.size()) / plan.ep;
+  for (int set = 0; set < plan.ep; ++set) {
+    const int holder = set == rank / per_set ? rank : set * per_set;
+    const LayerShard& part = plan.ranks[static_cast<size_t>(holder)].layers[static_cast<size_t>(layer)];
+    int32_t index = 0;
+    for (int64_t e = part.experts.begin; e < part.experts.end; ++e) {
+      homes[static_cast<size_t>(e)].push_back({.rank = holder, .index = index++});
+    }
+    for (const int32_t e : part.replicas) {
+      homes[static_cast<size_t>(e)].push_back({.rank = holder, .index = index++});
+    }
+  }
+  return homes;
+}
+
 std::string ShardPlan::Hash() const {
   FieldHash hash;
   hash.Add(int64_t{tp});
   hash.Add(int64_t{ep});
+  hash.Add(static_cast<int64_t>(mode));
   for (const RankShard& rank : ranks) {
     hash.Add(int64_t{rank.rank});
     hash.Add(int64_t{rank.adds_dense});
@@ -134,6 +215,10 @@ std::string ShardPlan::Hash() const {
     for (const LayerShard& layer : rank.layers) {
       for (const Range* range : {&layer.heads, &layer.kv_heads, &layer.mlp, &layer.experts, &layer.expert_columns}) {
         HashRange(*range, &hash);
+      }
+      hash.Add(static_cast<int64_t>(layer.replicas.size()));
+      for (const int32_t expert : layer.replicas) {
+        hash.Add(int64_t{expert});
       }
     }
   }

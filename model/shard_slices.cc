@@ -70,14 +70,14 @@ class Lister {
   void Rows(TensorSlice slice, bool holds, Range rows) {
     if (holds) {
       slice.rows = rows;
-      Push(slice, false);
+      Push(slice, plan_.wide() && rank_ > 0);
     }
   }
 
   void Columns(TensorSlice slice, bool holds, Range cols) {
     if (holds) {
       slice.cols = cols;
-      Push(slice, false);
+      Push(slice, plan_.wide() && rank_ > 0);
     }
   }
 
@@ -102,13 +102,21 @@ class Lister {
   void Experts(TensorSlice slice) {
     const LayerShard& mine = part(slice.layer);
     slice.items = mine.experts;
+    ExpertSlices(slice, mine.expert_columns, false);
+    for (const int32_t expert : mine.replicas) {
+      slice.items = {expert, expert + 1};
+      ExpertSlices(slice, mine.expert_columns, true);
+    }
+  }
+
+  void ExpertSlices(TensorSlice slice, Range columns, bool replicated) {
     if (slice.kind == TensorKind::kExpertDown) {
-      slice.cols = mine.expert_columns;
-      return Push(slice, false);
+      slice.cols = columns;
+      return Push(slice, replicated);
     }
     for (const int64_t first : {int64_t{0}, int64_t{config_.expert_width}}) {  // gate, up
-      slice.rows = {first + mine.expert_columns.begin, first + mine.expert_columns.end};
-      Push(slice, false);
+      slice.rows = {first + columns.begin, first + columns.end};
+      Push(slice, replicated);
     }
   }
 
@@ -124,6 +132,9 @@ class Lister {
 
 Duties DutiesOf(const ShardPlan& plan, int rank) {
   const RankShard& mine = plan.ranks[static_cast<size_t>(rank)];
+  if (plan.wide()) {
+    return {.dense = true, .vocabulary = !mine.vocab.empty()};
+  }
   const auto same_slice = [&mine](const RankShard& other) { return other.vocab == mine.vocab; };
   const auto first = std::find_if(plan.ranks.begin(), plan.ranks.end(), same_slice);
   return {.dense = mine.adds_dense, .vocabulary = first->rank == rank && !mine.vocab.empty()};

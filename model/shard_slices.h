@@ -35,7 +35,8 @@ struct TensorSlice {
   Range items;
   Range rows;
   Range cols;
-  // A lower rank holds these bytes too: norms, the router, per-layer embeddings, KV heads on ranks beyond their number.
+  // Another rank holds these bytes as its own: norms, the router, per-layer embeddings, KV heads on ranks beyond their
+  // number, copies of hot experts; in wide mode all but the experts.
   bool replicated = false;
 
   int64_t elements() const { return items.size() * rows.size() * cols.size(); }
@@ -43,8 +44,9 @@ struct TensorSlice {
 };
 
 // What `rank` holds, none of it empty, in the order of the catalogue. Slices of one tensor come in the order of its
-// rows, so that one under another they make the rank's matrix; gate rows of fused experts come before up rows.
-// `plan` is of `config`. A byte of the checkpoint is in exactly one slice of one rank that is not replicated.
+// rows, so that one under another they make the rank's matrix; gate rows of fused experts come before up rows. Copies
+// of hot experts follow the rank's own, one expert after another. `plan` is of `config`. A byte of the checkpoint is in
+// exactly one slice of one rank that is not replicated.
 std::vector<TensorSlice> ShardSlices(const ModelConfig& config, const ShardPlan& plan, int rank);
 
 // A slice of kExpertGateUp as files have it that split the two: of kExpertGate or kExpertUp.

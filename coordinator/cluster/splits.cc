@@ -1,6 +1,7 @@
 #include "coordinator/cluster/splits.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/status_macros.h"
 #include "model/planner/footprint.h"
@@ -17,13 +18,24 @@ constexpr model::StepSizes kStep = {.rows = 256, .logit_rows = 64};
 constexpr int64_t kLeastKvBytes = int64_t{16} << 20;
 
 absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const SplitOptions& options,
-                                model::WeightType weights, int tp) {
+                                model::WeightType weights, int ranks) {
   const model::ModelConfig& config = checkpoint.config();
   const bool any = options.tp == 0;
-  const int ep = options.ep > 0 ? options.ep : config.experts > 0 ? tp : 1;
-  ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(checkpoint, tp, ep, weights));
+  const int ep = options.ep > 0 ? options.ep : config.experts > 0 ? ranks : 1;
+  const int tp = any && options.expert_mode == "wide" ? 1 : ranks;
+  model::Sharding sharding{.tp = tp, .ep = ep};
+  ASSIGN_OR_RETURN(sharding.mode, model::ParseExpertMode(options.expert_mode));
+  if (options.hot_experts > 0) {
+    ASSIGN_OR_RETURN(const model::ExpertRows load, model::ReadExpertRows(options.expert_load, config));
+    ASSIGN_OR_RETURN(sharding.replicas, model::PlaceReplicas(config, load, ep, options.hot_experts));
+  }
+  ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(checkpoint, sharding, weights));
   const auto kv_type = options.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
-  Split split{.tp = tp, .ep = ep, .plan_hash = plan.Hash()};
+  Split split{.tp = tp,
+              .ep = ep,
+              .plan_hash = plan.Hash(),
+              .expert_mode = options.expert_mode,
+              .expert_replicas = std::move(sharding.replicas)};
   for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
     ASSIGN_OR_RETURN(const model::Footprint footprint,
                      model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, kv_type, kStep));
@@ -39,8 +51,8 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
 
 absl::StatusOr<std::vector<Split>> AllowedSplits(const model::Checkpoint& checkpoint, const SplitOptions& options) {
   ASSIGN_OR_RETURN(const model::WeightType weights, model::ParseWeightType(options.weights));
-  if (options.tp > 0) {
-    ASSIGN_OR_RETURN(Split split, MakeSplit(checkpoint, options, weights, options.tp));
+  if (options.tp > 0 || (options.ep > 0 && options.expert_mode == "wide")) {
+    ASSIGN_OR_RETURN(Split split, MakeSplit(checkpoint, options, weights, std::max(options.tp, 1)));
     return std::vector<Split>{std::move(split)};
   }
   std::vector<Split> splits;

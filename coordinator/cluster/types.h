@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "model/expert_replicas.h"
 
 namespace alphecca::coordinator {
 
@@ -51,6 +52,8 @@ struct Split {
   int ep = 1;
   std::string plan_hash;
   int64_t rank_bytes = 0;  // that a worker's device must have for its shard; 0: any
+  std::string expert_mode = "fused";
+  model::ExpertReplicas expert_replicas = {};
   int ranks() const { return tp > ep ? tp : ep; }
 };
 

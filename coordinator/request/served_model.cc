@@ -93,7 +93,10 @@ class GemmaModel : public ServedModel {
                                                               .ep = options.ep,
                                                               .weights = options.weights,
                                                               .kv_type = options.kv_type,
-                                                              .context = spec.context}));
+                                                              .context = spec.context,
+                                                              .expert_mode = options.expert_mode,
+                                                              .expert_load = options.expert_load,
+                                                              .hot_experts = options.hot_experts}));
     return std::unique_ptr<ServedModel>(std::move(result));
   }
 

@@ -101,6 +101,9 @@ struct ServeOptions {
   std::string weights = "as-file";
   std::string activations = "default";
   std::string kv_type = "bf16";
+  std::string expert_mode = "fused";
+  std::string expert_load;  // file of a recorded load; with hot_experts
+  int hot_experts = 0;      // copies of other ranks' experts on each rank
 };
 
 // Opens the checkpoint for its configuration, plans the shards, loads the tokenizer. Errors name the file and what

@@ -147,6 +147,13 @@ v1::Assignment ToProto(const Assignment& a) {
   message.set_revision(a.model.revision);
   message.set_tp(a.split.tp);
   message.set_ep(a.split.ep);
+  message.set_expert_mode(a.split.expert_mode);
+  for (const auto& layer : a.split.expert_replicas) {
+    for (const std::vector<int32_t>& rank : layer) {
+      message.mutable_expert_replicas()->set_per_rank(static_cast<int32_t>(rank.size()));
+      message.mutable_expert_replicas()->mutable_experts()->Add(rank.begin(), rank.end());
+    }
+  }
   message.set_rank(a.rank);
   message.set_weights(a.model.weights);
   message.set_context(a.model.context);

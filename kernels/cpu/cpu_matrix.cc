@@ -93,25 +93,20 @@ absl::Status CheckSources(std::span<const PackSource> sources, DType type, CpuMa
   std::vector<PackSource> shapes(sources.begin(), sources.end());
   for (PackSource& source : shapes) {
     const HostTensor& t = source.tensor;
-    if (!Within(source.rows, t.rows) || !Within(source.items, t.items) ||
-        source.items.size() != sources[0].items.size()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "items [", source.items.begin, ", ", source.items.end, "), rows [", source.rows.begin, ", ", source.rows.end,
-          ") of a tensor of ", t.items, " items of ", t.rows,
-          " rows; sources of one matrix have the same number of items, the first ", sources[0].items.size()));
+    if (!Within(source.rows, t.rows) || !Within(source.items, t.items)) {
+      return absl::InvalidArgumentError(absl::StrCat("items [", source.items.begin, ", ", source.items.end, "), rows [",
+                                                     source.rows.begin, ", ", source.rows.end, ") of a tensor of ",
+                                                     t.items, " items of ", t.rows, " rows"));
     }
     if (t.data == nullptr && !source.items.empty() && !source.rows.empty() && !source.cols.empty()) {
       return absl::InvalidArgumentError("weights without data");
     }
-    if (__builtin_add_overflow(matrix.rows, source.rows.size(), &matrix.rows)) {
-      return absl::InvalidArgumentError("matrix of more rows than a number holds");
-    }
     source.rows.end = source.rows.begin;
     source.items.end = source.items.begin;
   }
+  RETURN_IF_ERROR(CountItemsAndRows(sources, matrix));
   ASSIGN_OR_RETURN(const std::unique_ptr<HostMatrix> empty, PackHost(shapes, type));
   matrix.type = type;
-  matrix.items = sources[0].items.size();
   matrix.cols = empty->cols;
   return absl::OkStatus();
 }
@@ -158,13 +153,19 @@ RowSource FindRow(std::span<const PackSource> sources, int64_t row) {
   return {};
 }
 
-void PackGroup(std::span<const PackSource> sources, CpuMatrix& matrix, int64_t item, int64_t group, float* values,
+// Where an item of the matrix comes from: of the sources, item `item` of their range.
+struct ItemSource {
+  std::span<const PackSource> sources;
+  int64_t item = 0;
+};
+
+void PackGroup(const ItemSource& from, CpuMatrix& matrix, int64_t item, int64_t group, float* values,
                std::byte* encoded) {
   std::byte* to = matrix.memory.data() + (item * matrix.groups + group) * matrix.group_bytes;
   for (int64_t i = 0; i < matrix.GroupWidth(group); ++i) {
-    const auto [source, row] = FindRow(sources, group * kGroupRows + i);
+    const auto [source, row] = FindRow(from.sources, group * kGroupRows + i);
     const HostTensor& t = source->tensor;
-    const int64_t item_row = (source->items.begin + item) * t.rows + row;
+    const int64_t item_row = (source->items.begin + from.item) * t.rows + row;
     const float scale = ConvertRow(t.type, t.data + item_row * RowBytes(t.type, t.cols), t.cols, source->cols,
                                    t.RowScale(item_row), matrix.type, values, encoded);
     if (!matrix.scales.empty()) {
@@ -195,11 +196,18 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackCpu(std::span<const PackSource> s
   RETURN_IF_ERROR(CheckSources(sources, type, *matrix));
   RETURN_IF_ERROR(AllocateGroups(*matrix));
   const auto scratch = static_cast<size_t>(ConversionScratch(sources));
+  std::vector<ItemSource> items;
+  for (const std::span<const PackSource> run : ItemRuns(sources)) {
+    for (int64_t item = 0; item < run[0].items.size(); ++item) {
+      items.push_back({run, item});
+    }
+  }
   pool.Run(matrix->items * matrix->groups, 1, [&](int64_t begin, int64_t end, int) {
     std::vector<float> values(scratch);
     std::vector<std::byte> encoded(static_cast<size_t>(RowBytes(type, matrix->cols)));
     for (int64_t i = begin; i < end; ++i) {
-      PackGroup(sources, *matrix, i / matrix->groups, i % matrix->groups, values.data(), encoded.data());
+      const int64_t item = i / matrix->groups;
+      PackGroup(items[static_cast<size_t>(item)], *matrix, item, i % matrix->groups, values.data(), encoded.data());
     }
   });
   return matrix;

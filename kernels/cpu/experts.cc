@@ -25,15 +25,16 @@ struct Sorted {
   std::vector<ExpertTile> tiles;
 };
 
-Sorted SortByExpert(const Tensor& ids, int64_t first_expert, int64_t items, int64_t tile) {
+// `rows`: of ids that count.
+Sorted SortByExpert(const Tensor& ids, int64_t rows, int64_t items, int64_t tile) {
   Sorted sorted;
-  sorted.pair_of.assign(static_cast<size_t>(ids.rows * ids.cols), -1);
+  sorted.pair_of.assign(static_cast<size_t>(rows * ids.cols), -1);
   std::vector<int64_t> begin(static_cast<size_t>(items) + 1, 0);
   const auto local = [&](int64_t t, int64_t i) {
-    const int64_t e = IntRow(ids, t)[i] - first_expert;
+    const int64_t e = IntRow(ids, t)[i];
     return e >= 0 && e < items ? e : int64_t{-1};
   };
-  for (int64_t t = 0; t < ids.rows; ++t) {
+  for (int64_t t = 0; t < rows; ++t) {
     for (int64_t i = 0; i < ids.cols; ++i) {
       if (const int64_t e = local(t, i); e >= 0) {
         ++begin[static_cast<size_t>(e) + 1];
@@ -48,7 +49,7 @@ Sorted SortByExpert(const Tensor& ids, int64_t first_expert, int64_t items, int6
     }
   }
   sorted.token.resize(static_cast<size_t>(begin.back()));
-  for (int64_t t = 0; t < ids.rows; ++t) {
+  for (int64_t t = 0; t < rows; ++t) {
     for (int64_t i = 0; i < ids.cols; ++i) {
       if (const int64_t e = local(t, i); e >= 0) {
         const int64_t pair = begin[static_cast<size_t>(e)]++;
@@ -109,7 +110,11 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
             a.out.rows == a.in.rows && a.ids.rows == a.in.rows && a.weights.rows == a.in.rows &&
             (a.load.data == nullptr || a.load.cols == gate_up.items),
         "Experts: shapes of in, matrices, ids, weights, out, load");
-  const Sorted sorted = SortByExpert(a.ids, a.first_expert, gate_up.items, Tile(std::max(gate_up.cols, down.cols)));
+  const int64_t rows = LiveRows(a);
+  if (rows == 0) {
+    return;
+  }
+  const Sorted sorted = SortByExpert(a.ids, rows, gate_up.items, Tile(std::max(gate_up.cols, down.cols)));
   const auto pairs = static_cast<int64_t>(sorted.token.size());
   if (a.load.data != nullptr) {
     for (const ExpertTile& tile : sorted.tiles) {
@@ -117,7 +122,7 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
     }
   }
 
-  const Input input = Prepare(gate_up, FloatRow(a.in, 0), a.in.stride, a.in.rows, quantised_);
+  const Input input = Prepare(gate_up, FloatRow(a.in, 0), a.in.stride, rows, quantised_);
   const bool aligned = width % kGroupRows == 0;
   const int64_t stride = aligned ? width : gate_up.rows;  // else gate and up side by side, the product over the gate
   float* hidden = middle_.Floats(std::max<int64_t>(1, pairs * stride));
@@ -144,7 +149,7 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
              expanded + tile.first * down.rows + group * kGroupRows, down.rows);
   });
 
-  ForRows(a.out.rows, a.ids.cols * down.rows, [&](int64_t t, int) {
+  ForRows(rows, a.ids.cols * down.rows, [&](int64_t t, int) {
     float* out = FloatRow(a.out, t);
     bool first = true;
     for (int64_t i = 0; i < a.ids.cols; ++i) {

@@ -54,6 +54,9 @@ inline void CountUp(int32_t& value, int64_t by) {
 // The floats of a buffer, null for a null buffer; aborts if it holds fewer than `count`.
 const float* Floats(const Buffer* buffer, int64_t count);
 
+// Rows of a.in that there are.
+int64_t LiveRows(const ExpertsArgs& a);
+
 class HostBackend : public Backend {
  public:
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes) override;
@@ -68,6 +71,9 @@ class HostBackend : public Backend {
   std::unique_ptr<Step> Upload(Stream&, const StepInput& input, KvPool* full, KvPool* sliding) override;
   absl::Status ReserveSlots(int num_slots) override;
 
+  void PlaceExperts(Stream&, const Step&, const PlaceExpertsArgs&) override;
+  void Dispatch(Stream&, const Step&, const DispatchArgs&) override;
+  void Combine(Stream&, const CombineArgs&) override;
   void GatherRows(Stream&, const Step&, const GatherRowsArgs&) override;
   void Softcap(Stream&, const SoftcapArgs&) override;
   void Candidates(Stream&, const Step&, const CandidatesArgs&) override;

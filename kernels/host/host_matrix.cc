@@ -34,10 +34,9 @@ absl::Status CheckSource(const PackSource& source, const PackSource& first, DTyp
     return absl::InvalidArgumentError(absl::StrCat("slice ", Text(source.items), Text(source.rows), Text(source.cols),
                                                    " of a tensor [", t.items, ", ", t.rows, ", ", t.cols, "]"));
   }
-  if (source.items.size() != first.items.size() || source.cols.size() != first.cols.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("sources of one matrix differ: ", source.items.size(), " items of ",
-                                                   source.cols.size(), " columns, the first has ", first.items.size(),
-                                                   " of ", first.cols.size()));
+  if (source.cols.size() != first.cols.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("sources of one matrix differ: ", source.cols.size(),
+                                                   " columns, the first has ", first.cols.size()));
   }
   for (const DType block_type : {t.type, type}) {
     const int block = Info(block_type).block_elements;
@@ -69,18 +68,16 @@ absl::StatusOr<std::unique_ptr<HostMatrix>> Shape(std::span<const PackSource> so
   }
   auto matrix = std::make_unique<HostMatrix>();
   matrix->type = type;
-  matrix->items = sources[0].items.size();
   matrix->cols = sources[0].cols.size();
-  bool overflow = false;
   for (const PackSource& source : sources) {
     RETURN_IF_ERROR(CheckSource(source, sources[0], type));
-    overflow = overflow || __builtin_add_overflow(matrix->rows, source.rows.size(), &matrix->rows);
   }
+  RETURN_IF_ERROR(CountItemsAndRows(sources, *matrix));
   matrix->row_bytes = RowBytes(type, matrix->cols);
   int64_t all_rows = 0;
   int64_t bytes = 0;
-  overflow = overflow || __builtin_mul_overflow(matrix->items, matrix->rows, &all_rows) ||
-             __builtin_mul_overflow(all_rows, matrix->row_bytes, &bytes);
+  const bool overflow = __builtin_mul_overflow(matrix->items, matrix->rows, &all_rows) ||
+                        __builtin_mul_overflow(all_rows, matrix->row_bytes, &bytes);
   if (overflow) {
     return absl::InvalidArgumentError(
         absl::StrCat("matrix [", matrix->items, ", ", matrix->rows, ", ", matrix->cols, "] is too large"));
@@ -94,6 +91,43 @@ absl::StatusOr<std::unique_ptr<HostMatrix>> Shape(std::span<const PackSource> so
 }
 
 }  // namespace
+
+std::vector<std::span<const PackSource>> ItemRuns(std::span<const PackSource> sources) {
+  std::vector<std::span<const PackSource>> runs;
+  for (size_t begin = 0; begin < sources.size();) {
+    size_t end = begin + 1;
+    while (end < sources.size() && !sources[end].next_items) {
+      ++end;
+    }
+    runs.push_back(sources.subspan(begin, end - begin));
+    begin = end;
+  }
+  return runs;
+}
+
+absl::Status CountItemsAndRows(std::span<const PackSource> sources, Matrix& matrix) {
+  matrix.items = 0;
+  matrix.rows = 0;
+  for (const std::span<const PackSource> run : ItemRuns(sources)) {
+    int64_t rows = 0;
+    for (const PackSource& source : run) {
+      if (source.items.size() != run[0].items.size()) {
+        return absl::InvalidArgumentError(absl::StrCat("sources of one matrix differ: ", source.items.size(),
+                                                       " items, the first has ", run[0].items.size()));
+      }
+      if (__builtin_add_overflow(rows, source.rows.size(), &rows)) {
+        return absl::InvalidArgumentError("matrix of more rows than a number holds");
+      }
+    }
+    if (run.data() != sources.data() && rows != matrix.rows) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("items ", Text(run[0].items), " have ", rows, " rows, those before ", matrix.rows));
+    }
+    matrix.rows = rows;
+    matrix.items += run[0].items.size();
+  }
+  return absl::OkStatus();
+}
 
 int64_t ConversionScratch(std::span<const PackSource> sources) {
   int64_t cols = 0;
@@ -113,17 +147,22 @@ absl::StatusOr<std::unique_ptr<HostMatrix>> PackHost(std::span<const PackSource>
   std::vector<float> scratch(static_cast<size_t>(ConversionScratch(sources)));
   std::byte* out = matrix->memory.data();
   size_t index = 0;
-  for (int64_t item = 0; item < matrix->items; ++item) {
-    for (const PackSource& source : sources) {
-      const HostTensor& t = source.tensor;
-      const int64_t row_bytes = RowBytes(t.type, t.cols);
-      for (int64_t row = source.rows.begin; row < source.rows.end; ++row, ++index, out += matrix->row_bytes) {
-        const int64_t item_row = (source.items.begin + item) * t.rows + row;
-        const float scale = ConvertRow(t.type, t.data + item_row * row_bytes, t.cols, source.cols, t.RowScale(item_row),
-                                       type, scratch.data(), out);
-        if (!matrix->scales.empty()) {
-          matrix->scales[index] = scale;
-        }
+  const auto pack = [&](const PackSource& source, int64_t item) {
+    const HostTensor& t = source.tensor;
+    const int64_t row_bytes = RowBytes(t.type, t.cols);
+    for (int64_t row = source.rows.begin; row < source.rows.end; ++row, ++index, out += matrix->row_bytes) {
+      const int64_t item_row = (source.items.begin + item) * t.rows + row;
+      const float scale = ConvertRow(t.type, t.data + item_row * row_bytes, t.cols, source.cols, t.RowScale(item_row),
+                                     type, scratch.data(), out);
+      if (!matrix->scales.empty()) {
+        matrix->scales[index] = scale;
+      }
+    }
+  };
+  for (const std::span<const PackSource> run : ItemRuns(sources)) {
+    for (int64_t item = 0; item < run[0].items.size(); ++item) {
+      for (const PackSource& source : run) {
+        pack(source, item);
       }
     }
   }

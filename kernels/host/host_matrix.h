@@ -29,6 +29,11 @@ class HostMatrix : public Matrix {
   void DecodeRow(int64_t item, int64_t row, float* out) const;
 };
 
+// Sources in runs that share items: within a run they stand one under another, runs follow each other item by item.
+std::vector<std::span<const PackSource>> ItemRuns(std::span<const PackSource> sources);
+// Sets items and rows of the matrix that the sources make. InvalidArgument: they don't fit each other.
+absl::Status CountItemsAndRows(std::span<const PackSource> sources, Matrix& matrix);
+
 // Values of scratch that ConvertRow needs for rows of the sources: the longest row of those that are not empty.
 int64_t ConversionScratch(std::span<const PackSource> sources);
 

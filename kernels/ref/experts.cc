@@ -48,11 +48,12 @@ void RefBackend::Experts(Stream&, const ExpertsArgs& a) {
   std::vector<float> row(static_cast<size_t>(std::max(gate_up.cols, width)));
   std::vector<float> hidden(static_cast<size_t>(width));
   std::vector<double> sum(static_cast<size_t>(down.rows));
-  for (int64_t t = 0; t < a.in.rows; ++t) {
+  const int64_t rows = LiveRows(a);
+  for (int64_t t = 0; t < rows; ++t) {
     const float* in = FloatRow(a.in, t);
     std::fill(sum.begin(), sum.end(), 0.0);
     for (int64_t i = 0; i < a.ids.cols; ++i) {
-      const int64_t e = IntRow(a.ids, t)[i] - a.first_expert;
+      const int64_t e = IntRow(a.ids, t)[i];
       if (e < 0 || e >= gate_up.items) {
         continue;
       }

@@ -91,7 +91,7 @@ absl::StatusOr<Plan> MakeCandidate(const PlanRequest& request, const Device& dev
   const int64_t unit = std::max<int64_t>(kColumnUnit, kernels::Info(request.weights).block_elements);
   Plan plan;
   plan.device = device;
-  ASSIGN_OR_RETURN(plan.shards, MakeShardPlan(request.config, tp, ep, unit));
+  ASSIGN_OR_RETURN(plan.shards, MakeShardPlan(request.config, {tp, ep}, unit));
   RETURN_IF_ERROR(CheckBlocks(request, plan.shards));
   const int64_t usable = UsableBytes(request, device);
   const StepSizes sizes = {.rows = request.step_rows,

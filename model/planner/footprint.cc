@@ -66,20 +66,22 @@ int64_t WorkspaceBytes(const ModelConfig& config, const ShardPlan& plan, int ran
     qkv = std::max(qkv, (part.heads.size() + 2 * part.kv_heads.size()) * head_dim);
     heads = std::max(heads, part.heads.size() * head_dim);
     mlp = std::max(mlp, part.mlp.size());
-    experts = std::max(experts, part.experts.size());
+    experts = std::max(experts, part.held_experts());
   }
   const int64_t hidden = config.hidden;
   const int64_t branches = config.experts > 0 ? 2 : 1;  // dense, experts
   const int64_t per_layer = static_cast<int64_t>(config.layers.size()) * config.per_layer_width;
+  const auto ranks = static_cast<int64_t>(plan.ranks.size());
+  const int64_t traveller = hidden + 2 * config.experts_per_token;  // a row with its experts
+  const int64_t exchange = plan.wide() ? (ranks + 1) * traveller + hidden + ranks : 0;
   const int64_t row = (2 + branches) * hidden + qkv + heads + mlp + per_layer + config.per_layer_width +
-                      config.experts + 2 * config.experts_per_token;
+                      config.experts + 2 * config.experts_per_token + exchange;
   const int64_t vocab = DutiesOf(plan, rank).vocabulary ? shard.vocab.size() : 0;
-  const int64_t logit_row =
-      (2 * hidden + vocab) * 4 +
-      static_cast<int64_t>(plan.ranks.size()) * kernels::CandidateRecordBytes(kernels::kMaxCandidates) +
-      kernels::ChoiceBytes(kernels::kMaxCandidates);
+  const int64_t logit_row = (2 * hidden + vocab) * 4 + ranks * kernels::CandidateRecordBytes(kernels::kMaxCandidates) +
+                            (plan.wide() ? ranks : 1) * kernels::ChoiceBytes(kernels::kMaxCandidates);
+  const int64_t counts = plan.wide() ? (3 * ranks + 2) * 4 : 0;
   const int64_t expert_load = static_cast<int64_t>(config.layers.size()) * experts * 4;
-  return sizes.rows * row * 4 + sizes.logit_rows * logit_row + expert_load;
+  return sizes.rows * row * 4 + sizes.logit_rows * logit_row + expert_load + counts;
 }
 
 }  // namespace alphecca::model

@@ -20,8 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::Check(!__builtin_add_overflow(elements, spec.elements(), &elements));
   }
   for (const int degree : {1, 2, 3}) {
-    model::MakeShardPlan(*config, degree, 1, 32).status().IgnoreError();
-    model::MakeShardPlan(*config, 1, degree, 256).status().IgnoreError();
+    model::MakeShardPlan(*config, {degree, 1}, 32).status().IgnoreError();
+    model::MakeShardPlan(*config, {1, degree}, 256).status().IgnoreError();
   }
   return 0;
 }

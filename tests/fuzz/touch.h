@@ -40,7 +40,7 @@ inline void TouchCheckpoint(const model::Checkpoint& checkpoint) {
             static_cast<size_t>(tensor->items * tensor->rows * kernels::RowBytes(tensor->type, tensor->cols)));
     }
   }
-  model::MakeShardPlan(checkpoint, 2, 1).status().IgnoreError();
+  model::MakeShardPlan(checkpoint, {2, 1}).status().IgnoreError();
 }
 
 }  // namespace alphecca::fuzz

@@ -72,6 +72,17 @@ TEST_P(SafetensorsGolden, PassesOnCpuUnderEveryPlan) {
   }
 }
 
+TEST_P(SafetensorsGolden, PassesWithWideExperts) {
+  if (ConfigOf(GetParam()).experts == 0) {
+    EXPECT_EQ(verify::VerifyCase(GetParam(), {.ep = 2, .expert_mode = model::ExpertMode::kWide}).status().code(),
+              absl::StatusCode::kInvalidArgument);
+    return;
+  }
+  for (const int ranks : {2, 3, 4, 8}) {  // 3 ranks share 128 experts unevenly
+    ExpectPass(GetParam(), {.ep = ranks, .expert_mode = model::ExpertMode::kWide});
+  }
+}
+
 TEST_P(SafetensorsGolden, PassesOnReferenceKernels) {
   ExpectPass(GetParam(), {.kernels = Kernels::kRef});
 }

@@ -63,7 +63,7 @@ TEST_F(PerplexityTest, EveryTokenCountsOnceWhateverTheStepsAndThePlan) {
   EXPECT_EQ(whole.tokens, 75);
   EXPECT_EQ(whole.windows, 3);  // 31, 31, 13
   EXPECT_NEAR(Measure(tokens, {.context = 32, .max_rows = 7}).nll, whole.nll, 1e-4);
-  EXPECT_NEAR(Measure(tokens, {.tp = 2, .context = 32}).nll, whole.nll, 1e-3);
+  EXPECT_NEAR(Measure(tokens, {.sharding = {.tp = 2}, .context = 32}).nll, whole.nll, 1e-3);
   EXPECT_GT(std::abs(Measure(tokens, {.context = 64}).nll - whole.nll), 1e-2) << "longer windows tell more";
 }
 

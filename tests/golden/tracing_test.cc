@@ -33,7 +33,7 @@ constexpr char kConfig[] = R"({
 
 // Logits of a prompt of three tokens.
 std::vector<float> RunPrompt(const model::Checkpoint& checkpoint, kernels::Backend& backend, comm::Communicator& comm) {
-  const auto plan = model::MakeShardPlan(checkpoint, 1, 1);
+  const auto plan = model::MakeShardPlan(checkpoint, {1, 1});
   EXPECT_TRUE(plan.ok()) << plan.status();
   auto gemma =
       forward::Gemma::Create(checkpoint, *plan, 0, backend, comm, {.max_rows = 4, .max_logit_rows = 1}, nullptr);

@@ -182,7 +182,7 @@ class WorkerTest : public ::testing::Test {
   void SetUp() override {
     const auto checkpoint = model::Checkpoint::Open(kModel);
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-    const auto plan = model::MakeShardPlan((*checkpoint)->config(), 2, 2, *model::ColumnUnit(**checkpoint));
+    const auto plan = model::MakeShardPlan((*checkpoint)->config(), {2, 2}, *model::ColumnUnit(**checkpoint));
     ASSERT_TRUE(plan.ok()) << plan.status();
     revision_ = (*checkpoint)->Revision();
     plan_hash_ = plan->Hash();

@@ -107,6 +107,80 @@ TEST_P(EngineEquivalence, TwoRanksGiveWhatOneGives) {
   }
 }
 
+// Wide expert parallelism: sequences are spread over the ranks, and which rank has which depends on what else runs.
+class WideEquivalence : public ::testing::TestWithParam<int> {
+ protected:
+  // Copies of experts of other ranks, the last first, on every rank.
+  static RunOptions Options(bool copies) {
+    RunOptions options;
+    options.expert_mode = model::ExpertMode::kWide;
+    options.ep = GetParam();
+    options.kv_type = kernels::DType::kF32;
+    if (copies) {
+      const auto checkpoint = OpenModel(options.model);
+      model::ExpertRows load(checkpoint->config().layers.size());
+      for (auto& layer : load) {
+        for (int e = 0; e < checkpoint->config().experts; ++e) {
+          layer.push_back(static_cast<uint64_t>(e * e));
+        }
+      }
+      options.replicas = *model::PlaceReplicas(checkpoint->config(), load, options.ep, 2);
+    }
+    return options;
+  }
+  static std::vector<SequenceRequest> Requests() {
+    std::vector<SequenceRequest> requests = Mixture();
+    for (SequenceRequest& request : requests) {
+      request.logprobs = 3;
+    }
+    requests[1].prompt_logprobs = 2;
+    return requests;
+  }
+};
+
+TEST_P(WideEquivalence, GivesWhatOneRankGives) {
+  RunOptions plain;
+  plain.kv_type = kernels::DType::kF32;
+  const Answers one = RunFresh(plain, Requests());
+  for (const bool copies : {false, true}) {
+    SCOPED_TRACE(copies);
+    const Answers wide = RunFresh(Options(copies), Requests());
+    EXPECT_EQ(one.at(1).ids, wide.at(1).ids);  // greedy
+    for (const auto& [id, heard] : wide) {
+      SCOPED_TRACE(id);
+      ASSERT_FALSE(heard.logprobs.empty());
+      EXPECT_NEAR(heard.logprobs[0].top[0].logit, one.at(id).logprobs[0].top[0].logit, 1e-3);
+    }
+    ASSERT_EQ(wide.at(2).prompt_logprobs.size(), 89U);
+    for (size_t i = 0; i < 89; ++i) {
+      EXPECT_NEAR(one.at(2).prompt_logprobs[i].logprob, wide.at(2).prompt_logprobs[i].logprob, 1e-3) << i;
+    }
+  }
+}
+
+TEST_P(WideEquivalence, NeitherOwnerNorNeighboursNorChunksChangeABit) {
+  for (const bool copies : {false, true}) {
+    SCOPED_TRACE(copies);
+    const Answers together = RunFresh(Options(copies), Requests());
+    RunOptions chunked = Options(copies);
+    chunked.step_tokens = 7;
+    chunked.block_tokens = 4;
+    const Answers cut = RunFresh(chunked, Requests());
+    const auto checkpoint = OpenModel("tiny-moe");
+    const auto group = MakeGroup(*checkpoint, Options(copies));
+    ASSERT_NE(group, nullptr);
+    uint64_t epoch = 0;
+    for (const SequenceRequest& request : Requests()) {
+      SCOPED_TRACE(request.id.value);
+      const Answers alone = RunAll(*group, 256, ++epoch, {request});  // owned by rank 0
+      ExpectSameBits(alone.at(request.id.value), together.at(request.id.value));
+      ExpectSameBits(cut.at(request.id.value), together.at(request.id.value));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, WideEquivalence, ::testing::Values(2, 3));
+
 TEST_P(EngineEquivalence, SamplesOfOneSeedDifferAndRepeat) {
   std::vector<SequenceRequest> samples;
   for (int32_t sample = 0; sample < 3; ++sample) {

@@ -23,6 +23,8 @@ struct RunOptions {
   std::string model = "tiny-moe";
   int tp = 1;
   int ep = 1;
+  model::ExpertMode expert_mode = model::ExpertMode::kFused;
+  model::ExpertReplicas replicas = {};
   int64_t step_tokens = 256;
   int max_sequences = 8;
   int block_tokens = 16;
@@ -40,8 +42,7 @@ inline std::shared_ptr<const model::Checkpoint> OpenModel(const std::string& nam
 
 inline std::unique_ptr<LocalGroup> MakeGroup(const model::Checkpoint& checkpoint, const RunOptions& options) {
   LocalGroupOptions group;
-  group.tp = options.tp;
-  group.ep = options.ep;
+  group.sharding = {.tp = options.tp, .ep = options.ep, .mode = options.expert_mode, .replicas = options.replicas};
   group.backend = [](int) -> absl::StatusOr<std::unique_ptr<kernels::Backend>> {
     return kernels::CreateCpuBackend({.threads = 1});
   };

@@ -74,9 +74,18 @@ struct Case {
   ModelConfig config;
   DType type = DType::kBF16;
   bool split_experts = false;
-  int tp = 1;
-  int ep = 1;
+  Sharding sharding = {};
 };
+
+ExpertReplicas RandomReplicas(const ModelConfig& config, int ranks, std::mt19937& random) {
+  ExpertRows rows(config.layers.size());
+  for (auto& layer : rows) {
+    for (int e = 0; e < config.experts; ++e) {
+      layer.push_back(random() % 1000);
+    }
+  }
+  return PlaceReplicas(config, rows, ranks, 1).value_or(ExpertReplicas());
+}
 
 Case RandomCase(std::mt19937& random) {
   const auto pick = [&random](size_t count) { return std::uniform_int_distribution<size_t>(0, count - 1)(random); };
@@ -86,9 +95,11 @@ Case RandomCase(std::mt19937& random) {
   c.split_experts = pick(2) == 1;
   constexpr std::array kDegrees = {1, 2, 3, 4, 8};
   do {
-    c.tp = kDegrees[pick(kDegrees.size())];
-    c.ep = c.config.experts > 0 ? kDegrees[pick(kDegrees.size())] : 1;
-  } while (!MakeShardPlan(c.config, c.tp, c.ep, 32).ok());
+    c.sharding.tp = kDegrees[pick(kDegrees.size())];
+    c.sharding.ep = c.config.experts > 0 ? kDegrees[pick(kDegrees.size())] : 1;
+    c.sharding.mode = c.config.experts > 0 && pick(3) == 0 ? ExpertMode::kWide : ExpertMode::kFused;
+    c.sharding.replicas = pick(2) == 0 ? RandomReplicas(c.config, c.sharding.ep, random) : ExpertReplicas();
+  } while (!MakeShardPlan(c.config, c.sharding, 32).ok());
   return c;
 }
 
@@ -106,7 +117,7 @@ TensorSlice SliceOf(const RandomCheckpoint& checkpoint, const kernels::PackSourc
 // Loads every rank and puts together what each packed, uploaded or mapped.
 void CheckCase(const Case& c, std::mt19937& random) {
   const RandomCheckpoint checkpoint(c.config, c.type, c.split_experts, random);
-  const absl::StatusOr<ShardPlan> plan = MakeShardPlan(checkpoint, c.tp, c.ep);
+  const absl::StatusOr<ShardPlan> plan = MakeShardPlan(checkpoint, c.sharding);
   ASSERT_TRUE(plan.ok()) << plan.status();
   Assembly assembly(checkpoint);
   for (size_t r = 0; r < plan->ranks.size(); ++r) {
@@ -158,33 +169,42 @@ TEST(ShardReassemblyTest, ShardsOfAnyPlanAreTheCheckpoint) {
   int moe = 0;
   int edge = 0;
   int replicated = 0;
+  int wide = 0;
+  int copied = 0;
   for (int round = 0; round < 200 && !::testing::Test::HasFailure(); ++round) {
     const Case c = RandomCase(random);
-    SCOPED_TRACE(::testing::Message() << "round " << round << " tp " << c.tp << " ep " << c.ep << " type "
-                                      << kernels::TypeName(c.type) << " heads " << c.config.heads << " experts "
-                                      << c.config.experts);
+    SCOPED_TRACE(::testing::Message() << "round " << round << " tp " << c.sharding.tp << " ep " << c.sharding.ep
+                                      << " type " << kernels::TypeName(c.type) << " heads " << c.config.heads
+                                      << " experts " << c.config.experts);
     CheckCase(c, random);
-    moe += c.config.experts > 0 && c.ep > 1 && c.ep != c.tp ? 1 : 0;
-    edge += c.config.per_layer_width > 0 && c.tp > 1 ? 1 : 0;
-    replicated += c.tp > c.config.layers[0].kv_heads ? 1 : 0;
+    moe += c.config.experts > 0 && c.sharding.ep > 1 && c.sharding.ep != c.sharding.tp ? 1 : 0;
+    edge += c.config.per_layer_width > 0 && c.sharding.tp > 1 ? 1 : 0;
+    wide += c.sharding.mode == ExpertMode::kWide ? 1 : 0;
+    copied += c.sharding.replicas.empty() ? 0 : 1;
+    replicated += c.sharding.tp > c.config.layers[0].kv_heads ? 1 : 0;
   }
   EXPECT_GT(moe, 10);
   EXPECT_GT(edge, 10);
   EXPECT_GT(replicated, 10);
+  EXPECT_GT(wide, 10);
+  EXPECT_GT(copied, 10);
 }
 
 TEST(ShardReassemblyTest, WorkspaceIsWhatTheForwardPassAllocates) {
   std::mt19937 random(2718);
   for (int round = 0; round < 100; ++round) {
     const Case c = RandomCase(random);
-    const absl::StatusOr<ShardPlan> plan = MakeShardPlan(c.config, c.tp, c.ep, 32);
+    const absl::StatusOr<ShardPlan> plan = MakeShardPlan(c.config, c.sharding, 32);
     ASSERT_TRUE(plan.ok());
     for (const RankShard& shard : plan->ranks) {
       RecordingBackend backend;
       const int64_t vocab = DutiesOf(*plan, shard.rank).vocabulary ? shard.vocab.size() : 0;
-      const auto scratch = forward::AllocateScratch(
-          backend, c.config, shard,
-          {.rows = 24, .logit_rows = 7, .vocab = vocab, .ranks = static_cast<int>(plan->ranks.size())});
+      const auto scratch = forward::AllocateScratch(backend, c.config, shard,
+                                                    {.rows = 24,
+                                                     .logit_rows = 7,
+                                                     .vocab = vocab,
+                                                     .ranks = static_cast<int>(plan->ranks.size()),
+                                                     .wide = plan->wide()});
       ASSERT_TRUE(scratch.ok());
       // Each of the 16 activations has room for a value even if it is empty.
       const int64_t more =

@@ -41,7 +41,7 @@ class BatchingTest : public testing::TestWithParam<Setting> {
 
   std::unique_ptr<RankGroup> NewGroup() const {
     GroupOptions options;
-    options.tp = std::get<2>(GetParam());
+    options.sharding.tp = std::get<2>(GetParam());
     options.kernels = std::get<1>(GetParam());
     options.slots = 3;
     options.context = 64 + kSteps;

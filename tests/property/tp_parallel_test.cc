@@ -91,8 +91,7 @@ class ParallelTest : public testing::TestWithParam<Architecture> {
 
   GroupOptions Options(int tp, int ep) const {
     GroupOptions options;
-    options.tp = tp;
-    options.ep = ep;
+    options.sharding = {.tp = tp, .ep = ep};
     // F32 activations: int8 rounds at other places when columns are split.
     options.backend.activations = kernels::Activations::kF32;
     options.context = static_cast<int64_t>(prompt_.input_ids.size()) + kSteps;

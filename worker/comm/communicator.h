@@ -17,6 +17,14 @@
 
 namespace alphecca::comm {
 
+// Rows of values that go from each rank to each. How many is a value of the device: nobody on the host knows it.
+struct RowExchange {
+  kernels::Tensor send;         // [rows, n], dense: first those for rank 0, then for rank 1, ...
+  kernels::Tensor send_counts;  // [1, size()] i32: rows for each rank
+  kernels::Tensor recv;         // [room, n], dense: gets those from rank 0, then from rank 1, ...
+  kernels::Tensor recv_counts;  // [1, size() + 1] i32, out: rows from each rank, then their sum
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -34,6 +42,10 @@ class Communicator {
   // send holds one run of bytes for each rank, in rank order (send_bytes[j] for rank j); recv gets theirs likewise.
   virtual absl::Status AllToAll(kernels::Stream& stream, const void* send, std::span<const int64_t> send_bytes,
                                 void* recv, std::span<const int64_t> recv_bytes) = 0;
+
+  // Exchanges rows. Internal: counts that are negative, or more rows than `send` or `recv` has room for.
+  // This one reads the counts where they lie: for backends whose memory is the host's.
+  virtual absl::Status ExchangeRows(kernels::Stream& stream, const RowExchange& exchange);
 
   virtual absl::Status Barrier() = 0;
 

@@ -409,8 +409,8 @@ void EngineLoop::Publish() {
   MutexLock lock(mutex_);
   counts_.running = scheduler_.running();
   counts_.waiting = scheduler_.waiting();
-  counts_.full_blocks_used = scheduler_.blocks().used(kernels::kFullPool);
-  counts_.sliding_blocks_used = scheduler_.blocks().used(kernels::kSlidingPool);
+  counts_.full_blocks_used = scheduler_.blocks_used(kernels::kFullPool);
+  counts_.sliding_blocks_used = scheduler_.blocks_used(kernels::kSlidingPool);
   counts_.steps = step_;
 }
 
@@ -467,6 +467,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                    Scheduler::Create({.step_tokens = std::min(options.step_tokens, limits.max_rows),
                                       .logit_rows = limits.max_logit_rows,
                                       .max_sequences = limits.max_sequences,
+                                      .owners = limits.owners,
                                       .block_tokens = limits.block_tokens,
                                       .full_blocks = limits.full_blocks,
                                       .sliding_blocks = limits.sliding_blocks,

@@ -80,17 +80,18 @@ absl::StatusOr<KvSizes> SizeKv(const model::ModelConfig& config, const model::Sh
   RETURN_IF_ERROR(CheckOptions(config, options));
   KvSizes sizes{.context = options.context == 0 ? config.context : options.context};
   const int block_tokens = options.block_tokens;
+  const int64_t sequences = (options.max_sequences + plan.owners() - 1) / plan.owners();  // of one rank
   int64_t least_sliding = 0;
   if (model::HasPool(config, kernels::kFullPool)) {
     sizes.full_blocks =
-        options.full_blocks > 0 ? options.full_blocks : options.max_sequences * BlocksFor(sizes.context, block_tokens);
+        options.full_blocks > 0 ? options.full_blocks : sequences * BlocksFor(sizes.context, block_tokens);
   }
   if (model::HasPool(config, kernels::kSlidingPool)) {
     const int window = config.sliding_window;
     const int64_t one = SlidingBlocksFor(sizes.context, window, options.max_rows, block_tokens);
     least_sliding = SlidingBlocksFor(int64_t{window} + block_tokens, window, block_tokens, block_tokens) + 1;
     sizes.sliding_blocks =
-        options.sliding_blocks > 0 ? options.sliding_blocks : std::max(options.max_sequences * one, least_sliding);
+        options.sliding_blocks > 0 ? options.sliding_blocks : std::max(sequences * one, least_sliding);
   }
   RETURN_IF_ERROR(FitBudget(
       options.kv_budget_bytes, KvBlockBytes(config, plan, kernels::kFullPool, block_tokens, options.kv_type),

@@ -215,7 +215,7 @@ absl::StatusOr<std::vector<std::unique_ptr<comm::Communicator>>> MakeCommunicato
 absl::StatusOr<std::unique_ptr<LocalGroup>> LocalGroup::Create(const model::Checkpoint& checkpoint,
                                                                const LocalGroupOptions& options) {
   ASSIGN_OR_RETURN(const model::ShardPlan plan,
-                   model::MakeShardPlan(checkpoint, options.tp, options.ep, options.shard.weights));
+                   model::MakeShardPlan(checkpoint, options.sharding, options.shard.weights));
   ASSIGN_OR_RETURN(auto comms, MakeCommunicators(static_cast<int>(plan.ranks.size())));
   auto group = std::make_unique<Group>(std::move(comms));
   RETURN_IF_ERROR(group->Load(checkpoint, plan, options));

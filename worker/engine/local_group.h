@@ -15,8 +15,7 @@
 namespace alphecca::engine {
 
 struct LocalGroupOptions {
-  int tp = 1;
-  int ep = 1;
+  model::Sharding sharding;
   // Makes a rank's backend.
   std::function<absl::StatusOr<std::unique_ptr<kernels::Backend>>(int rank)> backend;
   ShardOptions shard;

@@ -52,8 +52,9 @@ absl::Status PlanCheck::Check(const StepPlan& plan) {
       return Invalid(plan, "opens slot ", open.slot, ": there are ", limits_.max_sequences);
     }
     RETURN_IF_ERROR(CheckSampling(open));
-    slots[static_cast<size_t>(open.slot)] = SlotState{.open = true, .sampled = false, .covered = {}};
+    slots[static_cast<size_t>(open.slot)] = SlotState{.open = true, .owner = -1, .sampled = false, .covered = {}};
   }
+  RETURN_IF_ERROR(CheckOwners(plan, slots));
   RETURN_IF_ERROR(CheckTables(plan, slots));
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     RETURN_IF_ERROR(CheckRow(plan, i, slots));
@@ -78,6 +79,24 @@ absl::Status PlanCheck::CheckOrder(const StepPlan& plan) const {
   return absl::OkStatus();
 }
 
+absl::Status PlanCheck::CheckOwners(const StepPlan& plan, std::vector<SlotState>& slots) const {
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const PlanRow& row = plan.rows[i];
+    if (row.slot < 0 || row.slot >= limits_.max_sequences || !slots[static_cast<size_t>(row.slot)].open) {
+      return Invalid(plan, "row ", i, ": slot ", row.slot, " is not open");
+    }
+    if (row.owner < 0 || row.owner >= limits_.owners) {
+      return Invalid(plan, "row ", i, ": owner ", row.owner, ": must be 0 to ", limits_.owners - 1);
+    }
+    int32_t& owner = slots[static_cast<size_t>(row.slot)].owner;
+    if (owner >= 0 && owner != row.owner) {
+      return Invalid(plan, "row ", i, ": owner ", row.owner, " of slot ", row.slot, ", which rank ", owner, " owns");
+    }
+    owner = row.owner;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status PlanCheck::CheckSampling(const OpenSlot& open) const {
   RETURN_IF_ERROR(CheckSamplingValues(open.sampling));
   if (open.sampling.top_logprobs < 0 || open.sampling.top_logprobs > kernels::kMaxTopLogprobs) {
@@ -91,8 +110,9 @@ absl::Status PlanCheck::CheckTables(const StepPlan& plan, std::vector<SlotState>
   const int64_t columns = BlocksFor(limits_.context, limits_.block_tokens);
   for (int pool = 0; pool < 2; ++pool) {
     for (const kernels::BlockTableUpdate& update : plan.tables[pool]) {
-      if (update.slot < 0 || update.slot >= limits_.max_sequences || !slots[static_cast<size_t>(update.slot)].open) {
-        return Invalid(plan, "block table of slot ", update.slot, ", which is not open");
+      if (update.slot < 0 || update.slot >= limits_.max_sequences ||
+          slots[static_cast<size_t>(update.slot)].owner < 0) {
+        return Invalid(plan, "block table of slot ", update.slot, ", which is not open or has no rows");
       }
       if (update.block < 0 || update.block >= PoolBlocks(pool)) {
         return Invalid(plan, "block ", update.block, " of pool ", pool, ": there are ", PoolBlocks(pool));
@@ -113,9 +133,6 @@ absl::Status PlanCheck::CheckTables(const StepPlan& plan, std::vector<SlotState>
 
 absl::Status PlanCheck::CheckRow(const StepPlan& plan, size_t index, const std::vector<SlotState>& slots) const {
   const PlanRow& row = plan.rows[index];
-  if (row.slot < 0 || row.slot >= limits_.max_sequences || !slots[static_cast<size_t>(row.slot)].open) {
-    return Invalid(plan, "row ", index, ": slot ", row.slot, " is not open");
-  }
   const SlotState& slot = slots[static_cast<size_t>(row.slot)];
   const bool own_last = row.token == -1 - row.slot;
   if (own_last ? !slot.sampled : (row.token < 0 || row.token >= limits_.vocab)) {

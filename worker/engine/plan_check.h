@@ -16,8 +16,8 @@ class PlanCheck {
   explicit PlanCheck(const ShardLimits& limits);
 
   // FailedPrecondition: an older epoch, or a step that does not follow the last one (a new epoch begins at step 1).
-  // InvalidArgument: a row, slot, token, block or logit request out of range, a slot that was not opened, a row whose
-  // visible keys have no blocks. A plan that is refused changes nothing.
+  // InvalidArgument: a row, slot, token, block or logit request out of range, a slot that was not opened, rows of
+  // one slot with different owners, a row whose visible keys have no blocks. A plan that is refused changes nothing.
   absl::Status Check(const StepPlan& plan);
 
  private:
@@ -28,10 +28,12 @@ class PlanCheck {
   };
   struct SlotState {
     bool open = false;
+    int32_t owner = -1;    // rank of its rows; -1: it has had none
     bool sampled = false;  // it holds a token of its own
     Covered covered[2];
   };
 
+  absl::Status CheckOwners(const StepPlan& plan, std::vector<SlotState>& slots) const;
   absl::Status CheckOrder(const StepPlan& plan) const;
   absl::Status CheckTables(const StepPlan& plan, std::vector<SlotState>& slots) const;
   absl::Status CheckRow(const StepPlan& plan, size_t index, const std::vector<SlotState>& slots) const;

@@ -1,6 +1,7 @@
 #include "worker/engine/scheduler.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
@@ -23,11 +24,12 @@ int64_t ChunkTokens(const SchedulerOptions& options) {
 
 absl::StatusOr<Scheduler> Scheduler::Create(const SchedulerOptions& options) {
   if (options.step_tokens < 1 || options.logit_rows < 1 || options.max_sequences < 1 || options.block_tokens < 1 ||
-      options.full_blocks < 0 || options.sliding_blocks < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "scheduler: step_tokens ", options.step_tokens, ", logit_rows ", options.logit_rows, ", max_sequences ",
-        options.max_sequences, ", block_tokens ", options.block_tokens, " must be positive, full_blocks ",
-        options.full_blocks, " and sliding_blocks ", options.sliding_blocks, " not negative"));
+      options.owners < 1 || options.full_blocks < 0 || options.sliding_blocks < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("scheduler: step_tokens ", options.step_tokens, ", logit_rows ",
+                                                   options.logit_rows, ", max_sequences ", options.max_sequences,
+                                                   ", block_tokens ", options.block_tokens, ", owners ", options.owners,
+                                                   " must be positive, full_blocks ", options.full_blocks,
+                                                   " and sliding_blocks ", options.sliding_blocks, " not negative"));
   }
   if (options.sliding_blocks > 0 && options.sliding_window < 1) {
     return absl::InvalidArgumentError(
@@ -48,12 +50,12 @@ Scheduler::Scheduler(const SchedulerOptions& options, int64_t chunk_tokens, int 
     : step_tokens_(options.step_tokens),
       logit_rows_(options.logit_rows),
       chunk_tokens_(chunk_tokens),
-      blocks_({.slots = slots,
-               .block_tokens = options.block_tokens,
-               .full_blocks = options.full_blocks,
-               .sliding_blocks = options.sliding_blocks,
-               .sliding_window = options.sliding_window,
-               .chunk_tokens = chunk_tokens}) {
+      blocks_(static_cast<size_t>(options.owners), BlockManager({.slots = slots,
+                                                                 .block_tokens = options.block_tokens,
+                                                                 .full_blocks = options.full_blocks,
+                                                                 .sliding_blocks = options.sliding_blocks,
+                                                                 .sliding_window = options.sliding_window,
+                                                                 .chunk_tokens = chunk_tokens})) {
   for (int slot = slots - 1; slot >= 0; --slot) {
     free_slots_.push_back(slot);
   }
@@ -67,7 +69,7 @@ absl::Status Scheduler::Add(const Arrival& arrival) {
   if (!Fits(arrival.prompt_tokens + arrival.max_tokens)) {
     return absl::InvalidArgumentError(absl::StrCat("prompt of ", arrival.prompt_tokens, " tokens and max_tokens ",
                                                    arrival.max_tokens, " exceed the KV cache of ",
-                                                   blocks_.capacity(kernels::kFullPool), " blocks"));
+                                                   blocks_[0].capacity(kernels::kFullPool), " blocks"));
   }
   const bool known = waiting_keys_.contains(arrival.key.value) ||
                      std::any_of(running_.begin(), running_.end(),
@@ -92,7 +94,7 @@ bool Scheduler::Remove(SequenceKey key) {
   if (found == running_.end()) {
     return false;
   }
-  blocks_.Release(found->slot).IgnoreError();  // admitted when it joined running_
+  blocks_[static_cast<size_t>(found->owner)].Release(found->slot).IgnoreError();  // admitted when it joined running_
   free_slots_.push_back(found->slot);
   running_.erase(found);
   return true;
@@ -151,12 +153,12 @@ absl::Status Scheduler::AdmitFor(Budget& budget, Batch& batch) {
   while (!waiting_.empty() && !free_slots_.empty()) {
     const Arrival& head = waiting_.begin()->second;
     const int64_t tokens = head.prompt_tokens + head.max_tokens;
-    Running running{.arrival = head, .slot = free_slots_.back(), .next = 0};
+    const Running running{.arrival = head, .slot = free_slots_.back(), .owner = OwnerFor(tokens), .next = 0};
     const int64_t rows = PromptRows(running, budget);
-    if (rows < 1 || !blocks_.CanAdmit(tokens)) {
+    if (rows < 1 || running.owner < 0) {
       break;
     }
-    RETURN_IF_ERROR(blocks_.Admit(running.slot, tokens));
+    RETURN_IF_ERROR(blocks_[static_cast<size_t>(running.owner)].Admit(running.slot, tokens));
     free_slots_.pop_back();
     waiting_keys_.erase(head.key.value);
     waiting_.erase(waiting_.begin());
@@ -166,9 +168,32 @@ absl::Status Scheduler::AdmitFor(Budget& budget, Batch& batch) {
   return absl::OkStatus();
 }
 
+int Scheduler::OwnerFor(int64_t tokens) const {
+  std::vector<int> load(blocks_.size(), 0);
+  for (const Running& running : running_) {
+    ++load[static_cast<size_t>(running.owner)];
+  }
+  int best = -1;
+  for (size_t owner = 0; owner < blocks_.size(); ++owner) {
+    if (blocks_[owner].CanAdmit(tokens) && (best < 0 || load[owner] < load[static_cast<size_t>(best)])) {
+      best = static_cast<int>(owner);
+    }
+  }
+  return best;
+}
+
+int64_t Scheduler::blocks_used(kernels::PoolKind pool) const {
+  return std::accumulate(blocks_.begin(), blocks_.end(), int64_t{0},
+                         [pool](int64_t sum, const BlockManager& blocks) { return sum + blocks.used(pool); });
+}
+
 absl::Status Scheduler::Take(Running& running, int64_t rows, Budget& budget, Batch& batch) {
-  Share share{.key = running.arrival.key, .slot = running.slot, .begin = running.next, .end = running.next + rows};
-  RETURN_IF_ERROR(blocks_.Advance(share.slot, share.begin, share.end, batch.tables));
+  Share share{.key = running.arrival.key,
+              .slot = running.slot,
+              .owner = running.owner,
+              .begin = running.next,
+              .end = running.next + rows};
+  RETURN_IF_ERROR(blocks_[static_cast<size_t>(share.owner)].Advance(share.slot, share.begin, share.end, batch.tables));
   share.opens = share.begin == 0;
   share.samples = share.end >= running.arrival.prompt_tokens;
   budget.rows -= rows;

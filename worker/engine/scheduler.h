@@ -31,8 +31,9 @@ struct SchedulerOptions {
   int64_t step_tokens = 256;  // rows of a step at most
   int64_t logit_rows = 64;    // of which may want logits
   int max_sequences = 16;     // slots
+  int owners = 1;             // ranks that sequences are spread over, each with pools of its own (wide); 1: all share
   int block_tokens = 16;
-  int64_t full_blocks = 0;  // 0: the pool is absent
+  int64_t full_blocks = 0;  // of each owner; 0: the pool is absent
   int64_t sliding_blocks = 0;
   int sliding_window = 0;
 };
@@ -51,6 +52,7 @@ struct Arrival {
 struct Share {
   SequenceKey key;
   int slot = 0;
+  int owner = 0;
   int64_t begin = 0;
   int64_t end = 0;
   bool opens = false;    // its first step
@@ -68,7 +70,7 @@ class Scheduler {
   static absl::StatusOr<Scheduler> Create(const SchedulerOptions& options);
 
   // Whether a sequence of this many tokens could ever run.
-  bool Fits(int64_t tokens) const { return blocks_.Fits(tokens); }
+  bool Fits(int64_t tokens) const { return blocks_[0].Fits(tokens); }
 
   // Queues a sequence. InvalidArgument: lengths not positive, never fits, key known.
   absl::Status Add(const Arrival& arrival);
@@ -81,12 +83,13 @@ class Scheduler {
 
   int running() const { return static_cast<int>(running_.size()); }
   int waiting() const { return static_cast<int>(waiting_.size()); }
-  const BlockManager& blocks() const { return blocks_; }
+  int64_t blocks_used(kernels::PoolKind pool) const;  // of all owners
 
  private:
   struct Running {
     Arrival arrival;
     int slot = 0;
+    int owner = 0;
     int64_t next = 0;  // first position not yet run
     bool Decodes() const { return next >= arrival.prompt_tokens; }
     // Rows it may ever run: the last token sampled is not fed back.
@@ -103,12 +106,14 @@ class Scheduler {
   absl::Status Take(Running& running, int64_t rows, Budget& budget, Batch& batch);
   int64_t PromptRows(const Running& running, const Budget& budget) const;
   absl::Status AdmitFor(Budget& budget, Batch& batch);
+  // The owner with the fewest sequences of those that have the blocks; -1: none has.
+  int OwnerFor(int64_t tokens) const;
 
   int64_t step_tokens_;
   int64_t logit_rows_;
-  int64_t chunk_tokens_;  // rows of one sequence in a step at most
-  BlockManager blocks_;
-  std::vector<int> free_slots_;  // taken from the back
+  int64_t chunk_tokens_;              // rows of one sequence in a step at most
+  std::vector<BlockManager> blocks_;  // by owner
+  std::vector<int> free_slots_;       // taken from the back
   uint64_t arrivals_ = 0;
   std::map<QueueKey, Arrival> waiting_;
   std::unordered_map<uint64_t, QueueKey> waiting_keys_;

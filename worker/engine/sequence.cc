@@ -80,6 +80,7 @@ void Sequence::AppendRows(const Share& share, StepPlan& plan) const {
     row.token = position < prompt ? request_.prompt[static_cast<size_t>(position)] : -1 - share.slot;
     row.position = static_cast<int32_t>(position);
     row.slot = share.slot;
+    row.owner = share.owner;
     row.wants_logits = samples || reports;
     if (row.wants_logits) {
       const int32_t wanted = reports ? request_.prompt[static_cast<size_t>(position + 1)] : -1;

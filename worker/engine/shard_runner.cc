@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,7 +32,9 @@ struct StepArrays {
   std::vector<kernels::KeyRange> full, sliding;
   std::vector<kernels::SamplingRow> sampling;
 
-  kernels::StepInput Input(const StepPlan& plan) const {
+  std::vector<kernels::BlockTableUpdate> tables[2];
+
+  kernels::StepInput Input() const {
     kernels::StepInput input;
     input.tokens = tokens;
     input.positions = positions;
@@ -40,17 +43,19 @@ struct StepArrays {
     input.sliding = sliding;
     input.logit_rows = logit_rows;
     input.sampling = sampling;
-    input.tables[kernels::kFullPool] = plan.tables[kernels::kFullPool];
-    input.tables[kernels::kSlidingPool] = plan.tables[kernels::kSlidingPool];
+    for (const int pool : {0, 1}) {
+      input.tables[pool] = tables[pool];
+    }
     return input;
   }
 };
 
 class Runner final : public ShardRunner {
  public:
-  Runner(kernels::Backend& backend, const ShardLimits& limits, std::unique_ptr<forward::Gemma> gemma)
-      : backend_(backend), limits_(limits), gemma_(std::move(gemma)), check_(limits) {
+  Runner(kernels::Backend& backend, const ShardLimits& limits, int rank, std::unique_ptr<forward::Gemma> gemma)
+      : backend_(backend), limits_(limits), rank_(rank), gemma_(std::move(gemma)), check_(limits) {
     sampling_.resize(static_cast<size_t>(limits.max_sequences));
+    owners_.resize(sampling_.size());
   }
 
   absl::Status Allocate(const ShardOptions& options) {
@@ -103,39 +108,40 @@ class Runner final : public ShardRunner {
     for (const OpenSlot& open : plan.opens) {
       sampling_[static_cast<size_t>(open.slot)] = open.sampling;
     }
-    Gather(plan);
+    const LogitRows logits = GatherLogits(plan);
+    Gather(plan, logits);
     const std::unique_ptr<kernels::Step> step =
-        backend_.Upload(*stream_, arrays_.Input(plan), pools_[0].get(), pools_[1].get());
-    const int count = arrays_.sampling.empty() ? 1 : kernels::CandidateCount(arrays_.sampling);
-    RETURN_IF_ERROR(gemma_->Run(*stream_, *step, pools_[0].get(), pools_[1].get(), count));
+        backend_.Upload(*stream_, arrays_.Input(), pools_[0].get(), pools_[1].get());
+    const int count = logits.sampling.empty() ? 1 : kernels::CandidateCount(logits.sampling);
+    RETURN_IF_ERROR(gemma_->Run(*stream_, *step, pools_[0].get(), pools_[1].get(), count, logits.most));
     StepResult result{.epoch = plan.epoch, .step = plan.step, .choices = {}};
     if (plan.logits.empty()) {
       RETURN_IF_ERROR(backend_.Synchronize(*stream_));
       return result;
     }
-    const int64_t bytes = kernels::ChoiceBytes(count);
-    choices_.resize(static_cast<size_t>(bytes) * plan.logits.size());
+    const auto bytes = static_cast<size_t>(kernels::ChoiceBytes(count));
+    choices_.resize(bytes * static_cast<size_t>(limits_.owners * logits.most));
     RETURN_IF_ERROR(backend_.Read(*stream_, gemma_->choices(), choices_));
     result.choices.reserve(plan.logits.size());
     for (size_t i = 0; i < plan.logits.size(); ++i) {
       result.choices.push_back(
-          Unpack(choices_.data() + static_cast<size_t>(bytes) * i, count, arrays_.sampling[i].top_logprobs));
+          Unpack(choices_.data() + bytes * logits.places[i], count, logits.sampling[i].top_logprobs));
     }
     return result;
   }
 
-  void Gather(const StepPlan& plan) {
-    arrays_ = StepArrays{};
-    for (const PlanRow& row : plan.rows) {
-      arrays_.tokens.push_back(row.token);
-      arrays_.positions.push_back(row.position);
-      arrays_.slots.push_back(row.slot);
-      arrays_.full.push_back({0, row.position});
-      arrays_.sliding.push_back({std::max(row.position - limits_.sliding_window + 1, 0), row.position});
-    }
+  // The logit requests of a plan, of all owners.
+  struct LogitRows {
+    std::vector<kernels::SamplingRow> sampling;
+    std::vector<size_t> places;  // where the choice of each will lie
+    int64_t most = 0;            // requests of one owner
+  };
+
+  LogitRows GatherLogits(const StepPlan& plan) const {
+    LogitRows logits;
+    std::vector<int64_t> of_owner(static_cast<size_t>(limits_.owners), 0);
     for (const LogitRequest& request : plan.logits) {
       const PlanRow& row = plan.rows[static_cast<size_t>(request.row)];
-      arrays_.logit_rows.push_back(request.row);
       kernels::SamplingRow sampling = sampling_[static_cast<size_t>(row.slot)];
       sampling.slot = row.slot;
       sampling.position = row.position + 1;
@@ -148,7 +154,42 @@ class Runner final : public ShardRunner {
         sampling.top_p = 1.0F;
         sampling.min_p = 0.0F;
       }
-      arrays_.sampling.push_back(sampling);
+      logits.sampling.push_back(sampling);
+      logits.most = std::max(logits.most, ++of_owner[static_cast<size_t>(row.owner)]);
+    }
+    std::fill(of_owner.begin(), of_owner.end(), 0);
+    for (const LogitRequest& request : plan.logits) {
+      const auto owner = static_cast<size_t>(plan.rows[static_cast<size_t>(request.row)].owner);
+      logits.places.push_back(owner * static_cast<size_t>(logits.most) + static_cast<size_t>(of_owner[owner]++));
+    }
+    return logits;
+  }
+
+  // The part of the plan that this rank computes: all of it, or in wide plans the rows that it owns.
+  void Gather(const StepPlan& plan, const LogitRows& logits) {
+    arrays_ = StepArrays{};
+    const auto mine = [this](int32_t owner) { return limits_.owners == 1 || owner == rank_; };
+    size_t request = 0;
+    for (size_t i = 0; i < plan.rows.size(); ++i) {
+      const PlanRow& row = plan.rows[i];
+      owners_[static_cast<size_t>(row.slot)] = row.owner;
+      const bool wants = request < plan.logits.size() && static_cast<size_t>(plan.logits[request].row) == i;
+      if (mine(row.owner)) {
+        if (wants) {
+          arrays_.logit_rows.push_back(static_cast<int32_t>(arrays_.tokens.size()));
+          arrays_.sampling.push_back(logits.sampling[request]);
+        }
+        arrays_.tokens.push_back(row.token);
+        arrays_.positions.push_back(row.position);
+        arrays_.slots.push_back(row.slot);
+        arrays_.full.push_back({0, row.position});
+        arrays_.sliding.push_back({std::max(row.position - limits_.sliding_window + 1, 0), row.position});
+      }
+      request += wants ? 1 : 0;
+    }
+    for (const int pool : {0, 1}) {
+      std::copy_if(plan.tables[pool].begin(), plan.tables[pool].end(), std::back_inserter(arrays_.tables[pool]),
+                   [&](const kernels::BlockTableUpdate& u) { return mine(owners_[static_cast<size_t>(u.slot)]); });
     }
   }
 
@@ -166,12 +207,14 @@ class Runner final : public ShardRunner {
 
   kernels::Backend& backend_;
   ShardLimits limits_;
+  const int rank_;
   std::unique_ptr<forward::Gemma> gemma_;
   PlanCheck check_;
   std::string fingerprint_;
   std::unique_ptr<kernels::KvPool> pools_[2];  // by PoolKind; null: no such layers
   std::unique_ptr<kernels::Stream> stream_;
   std::vector<kernels::SamplingRow> sampling_;  // by slot
+  std::vector<int32_t> owners_;                 // by slot
   StepArrays arrays_;
   std::vector<std::byte> choices_;
   absl::Status broken_;
@@ -195,6 +238,7 @@ absl::StatusOr<std::unique_ptr<ShardRunner>> ShardRunner::Create(
   limits.vocab = config.vocab;
   limits.sliding_window = config.sliding_window;
   limits.max_sequences = options.max_sequences;
+  limits.owners = plan.owners();
   limits.max_rows = options.max_rows;
   limits.max_logit_rows = std::min(options.max_rows, std::max<int64_t>(kLogitRows, options.max_sequences));
   limits.block_tokens = options.block_tokens;
@@ -205,7 +249,7 @@ absl::StatusOr<std::unique_ptr<ShardRunner>> ShardRunner::Create(
       .max_rows = limits.max_rows, .max_logit_rows = limits.max_logit_rows, .weights = options.weights};
   ASSIGN_OR_RETURN(std::unique_ptr<forward::Gemma> gemma,
                    forward::Gemma::Create(checkpoint, plan, rank, backend, comm, gemma_options, progress));
-  auto runner = std::make_unique<Runner>(backend, limits, std::move(gemma));
+  auto runner = std::make_unique<Runner>(backend, limits, rank, std::move(gemma));
   RETURN_IF_ERROR(runner->Allocate(options));
   runner->set_fingerprint(Fingerprint(checkpoint, plan, backend, comm, options));
   RETURN_IF_ERROR(comm.Barrier());

@@ -20,7 +20,8 @@ struct ShardOptions {
   int max_sequences = 16;  // slots
   int64_t max_rows = 256;  // rows of a step at most
   int block_tokens = 16;
-  // KV blocks by pool; 0: enough for max_sequences sequences of `context` tokens (capped by kv_budget_bytes if set).
+  // KV blocks by pool on each rank; 0: enough for its share of max_sequences sequences of `context` tokens (capped by
+  // kv_budget_bytes if set).
   int64_t full_blocks = 0;
   int64_t sliding_blocks = 0;
   int64_t kv_budget_bytes = 0;
@@ -34,6 +35,7 @@ struct ShardLimits {
   int64_t vocab = 0;
   int sliding_window = 0;
   int max_sequences = 0;
+  int owners = 1;  // ranks that sequences are spread over (wide), each with pools of this many blocks
   int64_t max_rows = 0;
   int64_t max_logit_rows = 0;
   int block_tokens = 0;

@@ -15,7 +15,7 @@ struct PlanRow {
   int32_t token = 0;     // id, or -1 - slot: what this slot sampled in the last step it was in
   int32_t position = 0;  // absolute, 0-based
   int32_t slot = 0;
-  int32_t owner = -1;  // rank that computes the row's attention in wide mode; -1: all ranks
+  int32_t owner = 0;  // wide: rank that computes the row outside its experts, the same for all rows of a slot; else 0
   bool wants_logits = false;
   bool draft = false;  // a proposed token under verification
 };

@@ -4,6 +4,8 @@
 //
 // Tensor parallel: a rank holds some heads, MLP columns, experts and rows of the vocabulary. Its branch outputs are
 // parts of sums that Sum() completes, twice a layer and once for the embedding; everything between is replicated.
+// Wide expert parallel: a rank has its own rows and all weights but the experts', so nothing is summed; rows meet the
+// experts of all ranks in WideExperts().
 #include "worker/forward/gemma.h"
 
 #include <algorithm>
@@ -35,6 +37,9 @@ struct Rank {
   model::Duties duties;
   Weights weights = {};
   Scratch scratch = {};
+  bool wide = false;
+  std::vector<BufferPtr> homes = {};  // of each layer's experts [E, 2C] (kernels::PlaceExpertsArgs); none on one rank
+  int copies = 1;                     // C, the most copies of an expert
   std::vector<int> pool_layer = {};   // of a layer that owns KV: its index within its pool
   std::vector<std::byte> zeros = {};  // [max_rows, D]; empty if this rank has a part in all sums
   const Probe* probe = nullptr;
@@ -42,7 +47,7 @@ struct Rank {
   const model::LayerConfig& layer(int l) const { return config.layers[static_cast<size_t>(l)]; }
   const model::LayerShard& part(int l) const { return shard.layers[static_cast<size_t>(l)]; }
   int layers() const { return static_cast<int>(config.layers.size()); }
-  int64_t experts() const { return part(0).experts.size(); }  // of this rank; the same in every layer
+  int64_t experts() const { return part(0).held_experts(); }  // of this rank; the same in every layer
 };
 
 // Whether some sum is one that this rank adds nothing to.
@@ -66,17 +71,27 @@ class Pass {
         pools_{full, sliding},
         x_(rank.scratch.residual.View(step.rows, config_.hidden)),
         h_(rank.scratch.normed.View(step.rows, config_.hidden)),
+        router_logits_(rank.scratch.router.View(step.rows, config_.experts)),
+        ids_(rank.scratch.expert_ids.View(step.rows, config_.experts_per_token)),
+        mix_(rank.scratch.expert_mix.View(step.rows, config_.experts_per_token)),
         branch_(rank.scratch.branch.View(config_.experts > 0 ? 2 * step.rows : step.rows, config_.hidden)),
-        y_(Rows(branch_, 0, step.rows)) {}
+        y_(Rows(branch_, 0, step.rows)),
+        experts_(Rows(branch_, config_.experts > 0 ? step.rows : 0, step.rows)) {}
 
-  absl::Status Run(int candidates) {
+  absl::Status Run(int candidates, int64_t most_logit_rows) {
+    if (step_.rows == 0) {  // wide: no sequence of this rank's, but its experts are asked
+      for (int l = 0; l < r_.layers(); ++l) {
+        RETURN_IF_ERROR(WideExperts(l, weights_.layers[static_cast<size_t>(l)]));
+      }
+      return ShareChoices(candidates, most_logit_rows);
+    }
     RETURN_IF_ERROR(Embed());
     RETURN_IF_ERROR(PerLayerInputs());
     RmsNorm(x_, weights_.layers[0].input_norm, h_);
     for (int l = 0; l < r_.layers(); ++l) {
       RETURN_IF_ERROR(Layer(l));
     }
-    return Head(candidates);
+    return r_.wide ? WideHead(candidates, most_logit_rows) : Head(candidates);
   }
 
  private:
@@ -205,44 +220,91 @@ class Pass {
   // scaled by expert; experts = sum of w_e * mlp_e(rms(x) * w_pre2); y = rms(y) * w_post1 + rms(experts) * w_post2.
   // Both parts are normed apart, so they meet only after the sum over ranks: one sum of both, one under the other.
   absl::Status Moe(int l, const LayerWeights& w) {
-    const Tensor experts = Rows(branch_, step_.rows, step_.rows);
-    const Tensor logits = r_.scratch.router.View(step_.rows, config_.experts);
-    const Tensor ids = r_.scratch.expert_ids.View(step_.rows, config_.experts_per_token);
-    const Tensor mix = r_.scratch.expert_mix.View(step_.rows, config_.experts_per_token);
     const bool holds_experts = w.expert_down != nullptr;
-    if (holds_experts || r_.probe != nullptr) {  // a probe sees the router of any rank
+    if (r_.wide || holds_experts || r_.probe != nullptr) {  // a probe sees the router of any rank
       RmsNorm(x_, w.router_norm, h_);
-      backend_.MatMul(stream_, {.in = h_, .matrix = w.router.get(), .out = logits});
-      RETURN_IF_ERROR(Watch("router_logits", l, logits));
-      backend_.Route(stream_, {.logits = logits,
+      backend_.MatMul(stream_, {.in = h_, .matrix = w.router.get(), .out = router_logits_});
+      RETURN_IF_ERROR(Watch("router_logits", l, router_logits_));
+      backend_.Route(stream_, {.logits = router_logits_,
                                .expert_scale = w.expert_scale.get(),
                                .k = config_.experts_per_token,
-                               .ids = ids,
-                               .weights = mix});
-      RETURN_IF_ERROR(Watch("router_weights", l, mix));
+                               .ids = ids_,
+                               .weights = mix_});
+      RETURN_IF_ERROR(Watch("router_weights", l, mix_));
     }
-    if (holds_experts) {
+    if (r_.wide || holds_experts) {
       RmsNorm(x_, w.pre_experts_norm, h_);
-      backend_.Experts(stream_, {.in = h_,
-                                 .gate_up = w.expert_gate_up.get(),
-                                 .down = w.expert_down.get(),
-                                 .first_expert = r_.part(l).experts.begin,
-                                 .ids = ids,
-                                 .weights = mix,
-                                 .out = experts,
-                                 .load = Rows(ExpertRows(), l, 1)});
-    } else {
-      Clear(r_.scratch.branch, step_.rows, experts);
     }
-    RETURN_IF_ERROR(Sum(branch_));
+    if (r_.wide) {
+      RETURN_IF_ERROR(WideExperts(l, w));
+    } else {
+      if (holds_experts) {
+        FusedExperts(l, w);
+      } else {
+        Clear(r_.scratch.branch, step_.rows, experts_);
+      }
+      RETURN_IF_ERROR(Sum(branch_));
+    }
     RETURN_IF_ERROR(Watch("mlp_out", l, y_));
-    RETURN_IF_ERROR(Watch("moe_out", l, experts));
+    RETURN_IF_ERROR(Watch("moe_out", l, experts_));
     backend_.AddNorms(stream_, {.a = y_,
                                 .weight_a = w.post_dense_norm.get(),
-                                .b = experts,
+                                .b = experts_,
                                 .weight_b = w.post_experts_norm.get(),
                                 .eps = config_.rms_eps,
                                 .out = y_});
+    return absl::OkStatus();
+  }
+
+  // This rank's experts on the rows of h, which all ranks have.
+  void FusedExperts(int l, const LayerWeights& w) {
+    if (!r_.homes.empty()) {
+      backend_.PlaceExperts(stream_, step_, {.homes = Homes(l), .rank = r_.comm.rank(), .ids = ids_});
+    }
+    backend_.Experts(stream_, {.in = h_,
+                               .gate_up = w.expert_gate_up.get(),
+                               .down = w.expert_down.get(),
+                               .ids = ids_,
+                               .weights = mix_,
+                               .out = experts_,
+                               .load = Rows(ExpertRows(), l, 1)});
+  }
+
+  // The rows of h travel to the ranks that hold their experts, once to each; what those make of them comes back and is
+  // added up in the order of ranks.
+  absl::Status WideExperts(int l, const LayerWeights& w) {
+    const int64_t d = config_.hidden;
+    const int64_t k = config_.experts_per_token;
+    const int64_t ranks = r_.comm.size();
+    const int64_t room = r_.scratch.max_rows;
+    const Tensor counts = r_.scratch.counts.View(1, 2 * ranks + 1);
+    const Tensor sent = Columns(counts, 0, ranks);
+    const Tensor received = Columns(counts, ranks, ranks + 1);
+    const Tensor dispatched = r_.scratch.dispatched.View(ranks * step_.rows, d + 2 * k);
+    const Tensor arrived = r_.scratch.arrived.View(room, d + 2 * k);
+    const Tensor answers = r_.scratch.answers.View(room, d);
+    const Tensor rows = r_.scratch.sent_rows.View(step_.rows, ranks);
+    backend_.Dispatch(
+        stream_, step_,
+        {.in = h_, .ids = ids_, .weights = mix_, .homes = Homes(l), .out = dispatched, .counts = sent, .rows = rows});
+    RETURN_IF_ERROR(r_.comm.ExchangeRows(
+        stream_, {.send = dispatched, .send_counts = sent, .recv = arrived, .recv_counts = received}));
+    Tensor places = Columns(arrived, d + k, k);
+    places.type = kernels::DType::kI32;
+    backend_.Experts(stream_, {.in = Columns(arrived, 0, d),
+                               .gate_up = w.expert_gate_up.get(),
+                               .down = w.expert_down.get(),
+                               .ids = places,
+                               .weights = Columns(arrived, d, k),
+                               .out = answers,
+                               .load = Rows(ExpertRows(), l, 1),
+                               .live = Columns(received, ranks, 1)});
+    const Tensor back = r_.scratch.dispatched.View(ranks * step_.rows, d);
+    RETURN_IF_ERROR(r_.comm.ExchangeRows(stream_, {.send = answers,
+                                                   .send_counts = Columns(received, 0, ranks),
+                                                   .recv = back,
+                                                   .recv_counts = r_.scratch.returned.View(1, ranks + 1)}));
+    backend_.Combine(stream_, {.in = back, .rows = rows, .out = experts_});
     return absl::OkStatus();
   }
 
@@ -258,10 +320,33 @@ class Pass {
   // logits = cap(E (rms(x) * w_norm)) of the rows that want them; each rank reduces its slice of the vocabulary to
   // candidates, and all choose from all candidates.
   absl::Status Head(int count) {
-    const int64_t rows = step_.logit_rows;
-    if (rows == 0) {
+    if (step_.logit_rows == 0) {
       return absl::OkStatus();
     }
+    const int64_t bytes = step_.logit_rows * kernels::CandidateRecordBytes(count);
+    auto* records = static_cast<std::byte*>(r_.scratch.candidates.buffer().data);
+    std::byte* mine = records + r_.comm.rank() * bytes;
+    RETURN_IF_ERROR(CandidatesOf(count, mine));
+    RETURN_IF_ERROR(r_.comm.AllGather(stream_, mine, bytes, records));
+    backend_.Choose(
+        stream_, step_,
+        {.records = records, .ranks = r_.comm.size(), .count = count, .out = r_.scratch.choices.buffer().data});
+    return absl::OkStatus();
+  }
+
+  // Each rank has the whole vocabulary and chooses for its own rows alone; then all learn all choices.
+  absl::Status WideHead(int count, int64_t most_rows) {
+    if (step_.logit_rows > 0) {
+      void* records = r_.scratch.candidates.buffer().data;
+      RETURN_IF_ERROR(CandidatesOf(count, records));
+      backend_.Choose(stream_, step_,
+                      {.records = records, .ranks = 1, .count = count, .out = OwnChoices(count, most_rows)});
+    }
+    return ShareChoices(count, most_rows);
+  }
+
+  absl::Status CandidatesOf(int count, void* out) {
+    const int64_t rows = step_.logit_rows;
     const int64_t vocab = r_.duties.vocabulary ? r_.shard.vocab.size() : 0;
     const Tensor last = r_.scratch.last.View(rows, config_.hidden);
     const Tensor hidden = r_.scratch.hidden.View(rows, config_.hidden);
@@ -273,16 +358,19 @@ class Pass {
       backend_.MatMul(stream_, {.in = hidden, .matrix = weights_.embedding.get(), .out = logits});
       backend_.Softcap(stream_, {.logits = logits, .cap = config_.softcap});
     }
-    const int64_t bytes = rows * kernels::CandidateRecordBytes(count);
-    auto* records = static_cast<std::byte*>(r_.scratch.candidates.buffer().data);
-    std::byte* mine = records + r_.comm.rank() * bytes;
     backend_.Candidates(stream_, step_,
-                        {.logits = logits, .first_token = r_.shard.vocab.begin, .count = count, .out = mine});
-    RETURN_IF_ERROR(r_.comm.AllGather(stream_, mine, bytes, records));
-    backend_.Choose(
-        stream_, step_,
-        {.records = records, .ranks = r_.comm.size(), .count = count, .out = r_.scratch.choices.buffer().data});
+                        {.logits = logits, .first_token = r_.shard.vocab.begin, .count = count, .out = out});
     return absl::OkStatus();
+  }
+
+  std::byte* OwnChoices(int count, int64_t most_rows) {
+    return static_cast<std::byte*>(r_.scratch.choices.buffer().data) +
+           r_.comm.rank() * most_rows * kernels::ChoiceBytes(count);
+  }
+
+  absl::Status ShareChoices(int count, int64_t most_rows) {
+    return r_.comm.AllGather(stream_, OwnChoices(count, most_rows), most_rows * kernels::ChoiceBytes(count),
+                             r_.scratch.choices.buffer().data);
   }
 
   // ---- Small steps ------------------------------------------------------------------------------------------------
@@ -304,7 +392,7 @@ class Pass {
 
   // Completes a sum whose parts the ranks hold.
   absl::Status Sum(const Tensor& parts) {
-    return r_.comm.size() == 1 ? absl::OkStatus() : r_.comm.AllReduce(stream_, parts);
+    return r_.comm.size() == 1 || r_.wide ? absl::OkStatus() : r_.comm.AllReduce(stream_, parts);
   }
 
   // This rank's part of a sum is nothing. `part`: dense rows of `in` from row `first` on.
@@ -312,6 +400,14 @@ class Pass {
     const int64_t row_bytes = part.cols * static_cast<int64_t>(sizeof(float));
     backend_.Write(stream_, in.buffer(), first * row_bytes,
                    std::span(r_.zeros).first(static_cast<size_t>(part.rows * row_bytes)));
+  }
+
+  Tensor Homes(int l) const {
+    return {.data = r_.homes[static_cast<size_t>(l)]->data,
+            .type = kernels::DType::kI32,
+            .rows = config_.experts,
+            .cols = 2 * r_.copies,
+            .stride = 2 * r_.copies};
   }
 
   Tensor ExpertRows() const { return r_.scratch.load.View(r_.layers(), r_.experts()); }
@@ -334,11 +430,15 @@ class Pass {
   kernels::Stream& stream_;
   const kernels::Step& step_;
   kernels::KvPool* pools_[2];
-  Tensor x_;       // [T, D]
-  Tensor h_;       // [T, D]
-  Tensor branch_;  // [T, D]; MoE [2T, D]: the dense part, then the experts'
-  Tensor y_;       // its first T rows
-  Tensor ple_;     // [T, L d]
+  Tensor x_;              // [T, D]
+  Tensor h_;              // [T, D]
+  Tensor router_logits_;  // [T, E]
+  Tensor ids_;            // [T, k] i32: the experts that the router chose
+  Tensor mix_;            // [T, k]: their weights
+  Tensor branch_;         // [T, D]; MoE [2T, D]: the dense part, then the experts'
+  Tensor y_;              // its first T rows
+  Tensor experts_;        // MoE: its last T rows
+  Tensor ple_;            // [T, L d]
 };
 
 class GemmaRank : public Gemma {
@@ -350,7 +450,8 @@ class GemmaRank : public Gemma {
               .shard = plan_.ranks[static_cast<size_t>(rank)],
               .backend = backend,
               .comm = comm,
-              .duties = model::DutiesOf(plan_, rank)} {}
+              .duties = model::DutiesOf(plan_, rank),
+              .wide = plan_.wide()} {}
 
   absl::Status Load(const model::Checkpoint& checkpoint, const GemmaOptions& options,
                     const std::function<void(int64_t, int64_t)>& progress) {
@@ -362,7 +463,9 @@ class GemmaRank : public Gemma {
                                                 {.rows = options.max_rows,
                                                  .logit_rows = options.max_logit_rows,
                                                  .vocab = r.duties.vocabulary ? r.shard.vocab.size() : 0,
-                                                 .ranks = r.comm.size()}));
+                                                 .ranks = r.comm.size(),
+                                                 .wide = r.wide}));
+    RETURN_IF_ERROR(UploadHomes());
     if (HasEmptyPart(r)) {
       r.zeros.assign(static_cast<size_t>(options.max_rows * r.config.hidden) * sizeof(float), std::byte{0});
     }
@@ -388,12 +491,15 @@ class GemmaRank : public Gemma {
   int64_t weight_bytes() const override { return rank_.weights.bytes; }
 
   absl::Status Run(kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full, kernels::KvPool* sliding,
-                   int candidates) override {
-    kernels::Check(step.rows > 0 && step.rows <= max_rows_, "a step has at least one row, at most max_rows");
+                   int candidates, int64_t most_logit_rows) override {
+    kernels::Check(step.rows >= (rank_.wide ? 0 : 1) && step.rows <= max_rows_,
+                   "a step has at least one row, at most max_rows");
     kernels::Check(step.logit_rows <= max_logit_rows_, "at most max_logit_rows rows of a step want logits");
     kernels::Check(candidates >= 1 && candidates <= kernels::kMaxCandidates, "1 to kMaxCandidates candidates a row");
     logit_rows_ = step.logit_rows;
-    return Pass(rank_, stream, step, full, sliding).Run(candidates);
+    kernels::Check(!rank_.wide || (step.logit_rows <= most_logit_rows && most_logit_rows <= max_logit_rows_),
+                   "the most logit rows of any rank are at least this one's, at most max_logit_rows");
+    return Pass(rank_, stream, step, full, sliding).Run(candidates, most_logit_rows);
   }
 
   const void* choices() const override { return rank_.scratch.choices.buffer().data; }
@@ -418,6 +524,32 @@ class GemmaRank : public Gemma {
   }
 
  private:
+  // Where the plan has the experts of each layer. A rank alone has them all, in order.
+  absl::Status UploadHomes() {
+    Rank& r = rank_;
+    if (r.config.experts == 0 || r.comm.size() == 1) {
+      return absl::OkStatus();
+    }
+    std::vector<std::vector<std::vector<model::ExpertHome>>> layers;
+    for (int l = 0; l < r.layers(); ++l) {
+      layers.push_back(model::ExpertHomes(r.config, plan_, l, r.shard.rank));
+      for (const std::vector<model::ExpertHome>& homes : layers.back()) {
+        r.copies = std::max(r.copies, static_cast<int>(homes.size()));
+      }
+    }
+    const std::unique_ptr<kernels::Stream> stream = r.backend.CreateStream();
+    for (const auto& layer : layers) {
+      std::vector<model::ExpertHome> table(layer.size() * static_cast<size_t>(r.copies), {.rank = -1, .index = -1});
+      for (size_t e = 0; e < layer.size(); ++e) {
+        std::copy(layer[e].begin(), layer[e].end(), table.begin() + static_cast<int64_t>(e) * r.copies);
+      }
+      const std::span<const std::byte> bytes = std::as_bytes(std::span(table));
+      ASSIGN_OR_RETURN(r.homes.emplace_back(), r.backend.Allocate(static_cast<int64_t>(bytes.size())));
+      r.backend.Write(*stream, *r.homes.back(), 0, bytes);
+    }
+    return r.backend.Synchronize(*stream);
+  }
+
   // The device counts from 0 on.
   absl::Status ClearLoad() {
     const auto experts = static_cast<size_t>(rank_.experts());

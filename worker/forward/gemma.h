@@ -52,8 +52,10 @@ class Gemma {
 
   // Runs one uploaded step and samples: choices lie at `choices`, ChoiceBytes(candidates) a logit row, when the
   // stream gets there. Fails only where a collective does.
+  // Wide plans: `step` holds the rows of the sequences that this rank owns, perhaps none, all ranks' together at most
+  // max_rows. Then choices lie rank by rank, `most_logit_rows` for each: the most that any rank has in this step.
   virtual absl::Status Run(kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full,
-                           kernels::KvPool* sliding, int candidates) = 0;
+                           kernels::KvPool* sliding, int candidates, int64_t most_logit_rows = 0) = 0;
   virtual const void* choices() const = 0;
 
   // This rank's slice of the logits of the last step, [R, vocab slice] (verification).

@@ -47,7 +47,7 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
     qkv = std::max(qkv, (part.heads.size() + 2 * part.kv_heads.size()) * head_dim);
     heads = std::max(heads, part.heads.size() * head_dim);
     mlp = std::max(mlp, part.mlp.size());
-    experts = std::max(experts, part.experts.size());
+    experts = std::max(experts, part.held_experts());
   }
   const int64_t rows = sizes.rows;
   const int64_t d = config.hidden;
@@ -56,6 +56,7 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   const int64_t record = kernels::CandidateRecordBytes(kernels::kMaxCandidates) / 4;
   const int64_t choice = kernels::ChoiceBytes(kernels::kMaxCandidates) / 4;
   Scratch s;
+  s.max_rows = rows;
   RETURN_IF_ERROR(s.residual.Allocate(backend, rows, d));
   RETURN_IF_ERROR(s.normed.Allocate(backend, rows, d));
   RETURN_IF_ERROR(s.branch.Allocate(backend, moe ? 2 * rows : rows, d));
@@ -67,12 +68,21 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   RETURN_IF_ERROR(s.router.Allocate(backend, rows, config.experts));
   RETURN_IF_ERROR(s.expert_ids.Allocate(backend, rows, config.experts_per_token, kernels::DType::kI32));
   RETURN_IF_ERROR(s.expert_mix.Allocate(backend, rows, config.experts_per_token));
+  if (sizes.wide) {
+    const int64_t record_cols = d + 2 * config.experts_per_token;
+    RETURN_IF_ERROR(s.dispatched.Allocate(backend, sizes.ranks * rows, record_cols));
+    RETURN_IF_ERROR(s.arrived.Allocate(backend, rows, record_cols));
+    RETURN_IF_ERROR(s.answers.Allocate(backend, rows, d));
+    RETURN_IF_ERROR(s.sent_rows.Allocate(backend, rows, sizes.ranks, kernels::DType::kI32));
+    RETURN_IF_ERROR(s.counts.Allocate(backend, 1, 2 * sizes.ranks + 1, kernels::DType::kI32));
+    RETURN_IF_ERROR(s.returned.Allocate(backend, 1, sizes.ranks + 1, kernels::DType::kI32));
+  }
   RETURN_IF_ERROR(s.load.Allocate(backend, layers, experts, kernels::DType::kI32));
   RETURN_IF_ERROR(s.last.Allocate(backend, sizes.logit_rows, d));
   RETURN_IF_ERROR(s.hidden.Allocate(backend, sizes.logit_rows, d));
   RETURN_IF_ERROR(s.logits.Allocate(backend, sizes.logit_rows, sizes.vocab));
   RETURN_IF_ERROR(s.candidates.Allocate(backend, sizes.logit_rows * sizes.ranks, record));
-  RETURN_IF_ERROR(s.choices.Allocate(backend, sizes.logit_rows, choice));
+  RETURN_IF_ERROR(s.choices.Allocate(backend, sizes.logit_rows * (sizes.wide ? sizes.ranks : 1), choice));
   return s;
 }
 

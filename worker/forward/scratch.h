@@ -37,9 +37,11 @@ struct ScratchSizes {
   int64_t logit_rows = 0;  // R at most
   int64_t vocab = 0;       // this rank's share
   int ranks = 1;
+  bool wide = false;  // rows travel to experts; each rank samples its own logit rows
 };
 
 struct Scratch {
+  int64_t max_rows = 0;   // T at most
   Activation residual;    // x [T, D]
   Activation normed;      // input of a branch [T, D]
   Activation branch;      // output of a branch [T, D], or of the dense and the expert part [2T, D]: summed over ranks
@@ -51,12 +53,18 @@ struct Scratch {
   Activation router;      // [T, E]
   Activation expert_ids;  // [T, k] i32
   Activation expert_mix;  // [T, k]
+  Activation dispatched;  // wide: rows for other ranks' experts [ranks T, D + 2k], later their answers [ranks T, D]
+  Activation arrived;     // wide: rows for this rank's experts [T, D + 2k]
+  Activation answers;     // wide: what the experts make of them [T, D]
+  Activation sent_rows;   // wide: which dispatched row is whose [T, ranks] i32
+  Activation counts;      // wide: rows sent to each rank [ranks], rows from each and in all [ranks + 1]; i32
+  Activation returned;    // wide: answers from each rank and in all [ranks + 1] i32
   Activation load;        // rows that each expert of this rank got [L, experts here] i32; kept from step to step
   Activation last;        // x of the logit rows [R, D]
   Activation hidden;      // the same after the final norm [R, D]
   Activation logits;      // [R, vocabulary share]
   Activation candidates;  // [ranks][R] records of at most kMaxCandidates
-  Activation choices;     // [R] records
+  Activation choices;     // [R] records; wide: [ranks][R]
 };
 
 absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::ModelConfig& config,

@@ -104,6 +104,15 @@ class TracingBackend : public kernels::Backend {
   void Route(kernels::Stream& s, const kernels::RouteArgs& a) override {
     Span(s, "Route", Streaming({a.logits, a.ids, a.weights}, 4), [&] { inner_.Route(s, a); });
   }
+  void PlaceExperts(kernels::Stream& s, const kernels::Step& step, const kernels::PlaceExpertsArgs& a) override {
+    Span(s, "PlaceExperts", Streaming({a.ids, a.ids}, 0), [&] { inner_.PlaceExperts(s, step, a); });
+  }
+  void Dispatch(kernels::Stream& s, const kernels::Step& step, const kernels::DispatchArgs& a) override {
+    Span(s, "Dispatch", Streaming({a.in, a.out}, 0), [&] { inner_.Dispatch(s, step, a); });
+  }
+  void Combine(kernels::Stream& s, const kernels::CombineArgs& a) override {
+    Span(s, "Combine", Streaming({a.in, a.out}, 1), [&] { inner_.Combine(s, a); });
+  }
   void Experts(kernels::Stream& s, const kernels::ExpertsArgs& a) override {
     Span(s, "Experts", Cost(a), [&] { inner_.Experts(s, a); });
   }
@@ -171,6 +180,11 @@ class TracingCommunicator : public comm::Communicator {
     const int64_t bytes = std::accumulate(recv_bytes.begin(), recv_bytes.end(), int64_t{0});
     return Span("AllToAll", {.bytes = bytes, .flops = 0},
                 [&] { return inner_.AllToAll(stream, send, send_bytes, recv, recv_bytes); });
+  }
+  absl::Status ExchangeRows(kernels::Stream& stream, const comm::RowExchange& exchange) override {
+    // How many rows travel is known on the device only: as if all did.
+    return Span("ExchangeRows", {.bytes = Bytes(exchange.recv), .flops = 0},
+                [&] { return inner_.ExchangeRows(stream, exchange); });
   }
   absl::Status Barrier() override {
     return Span("Barrier", {}, [&] { return inner_.Barrier(); });

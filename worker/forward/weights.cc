@@ -51,9 +51,12 @@ class Loader {
   // Plans one Matrix of what the rank holds of these tensors, one under another. None if it holds nothing of them.
   absl::Status Matrix(MatrixPtr& to, int layer, std::initializer_list<TensorKind> kinds) {
     Job job{.to = &to, .sources = {}, .type = DType::kF32};
+    Range items;  // of the source before
     for (const TensorKind kind : kinds) {
       for (const model::TensorSlice& slice : Held(kind, layer)) {
-        ASSIGN_OR_RETURN(const PackSource source, Cut(slice));
+        ASSIGN_OR_RETURN(PackSource source, Cut(slice));
+        source.next_items = !job.sources.empty() && slice.items != items;
+        items = slice.items;
         ASSIGN_OR_RETURN(const DType type, model::HeldType(kind, source.tensor.type, held_));
         RETURN_IF_ERROR(CheckBlocks(source, source.tensor.type, kind, layer));
         RETURN_IF_ERROR(CheckBlocks(source, type, kind, layer));

@@ -42,6 +42,29 @@ absl::Status CheckShape(const v1::Assignment& a) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<model::Sharding> ShardingOf(const v1::Assignment& a) {
+  model::Sharding sharding{.tp = a.tp(), .ep = a.ep()};
+  const absl::StatusOr<model::ExpertMode> mode =
+      model::ParseExpertMode(a.expert_mode().empty() ? "fused" : a.expert_mode());
+  if (!mode.ok()) {
+    return Bad(std::string(mode.status().message()));
+  }
+  sharding.mode = *mode;
+  const int per_rank = a.expert_replicas().per_rank();
+  const auto& experts = a.expert_replicas().experts();
+  if (per_rank < 0 || (per_rank == 0 ? !experts.empty() : experts.size() % (int64_t{per_rank} * a.ep()) != 0)) {
+    return Bad(absl::StrCat(experts.size(), " expert replicas: want ", per_rank, " for each of ", a.ep(),
+                            " ranks in every layer"));
+  }
+  for (auto expert = experts.begin(); expert != experts.end();) {
+    std::vector<std::vector<int32_t>>& layer = sharding.replicas.emplace_back();
+    for (int rank = 0; rank < a.ep(); ++rank, expert += per_rank) {
+      layer.emplace_back(expert, expert + per_rank);
+    }
+  }
+  return sharding;
+}
+
 }  // namespace
 
 absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& a) {
@@ -52,8 +75,7 @@ absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& a) {
   out.model = a.model();
   out.checkpoint = a.checkpoint();
   out.revision = a.revision();
-  out.tp = a.tp();
-  out.ep = a.ep();
+  ASSIGN_OR_RETURN(out.sharding, ShardingOf(a));
   out.rank = a.rank();
   out.context = a.context();
   out.max_sequences = a.max_sequences();

@@ -1,6 +1,7 @@
 // One rank's part of a shard group, as the coordinator assigns it: the checked form of v1::Assignment.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "alphecca/v1/cluster.pb.h"
 #include "common/ids.h"
 #include "kernels/backend.h"
+#include "model/shard_plan.h"
 #include "model/weight_type.h"
 
 namespace alphecca::worker {
@@ -19,8 +21,7 @@ struct ShardAssignment {
   std::string model;
   std::string checkpoint;
   std::string revision;  // empty: not checked
-  int tp = 1;
-  int ep = 1;
+  model::Sharding sharding;
   int rank = 0;
   model::WeightType weights = model::WeightType::kAsFile;
   kernels::Activations activations = kernels::Activations::kDefault;
@@ -32,7 +33,7 @@ struct ShardAssignment {
   std::string communicator;  // "shm", "gloo", "solo"
   std::string rendezvous;
 
-  int size() const { return tp > ep ? tp : ep; }
+  int size() const { return std::max(sharding.tp, sharding.ep); }
   bool leads() const { return rank == 0; }
 };
 

@@ -132,7 +132,7 @@ v1::StepPlanMessage ToProto(const engine::StepPlan& plan) {
     message.add_tokens(row.token);
     message.add_positions(row.position);
     message.add_slots(row.slot);
-    owned = owned || row.owner >= 0;
+    owned = owned || row.owner > 0;
     drafted = drafted || row.draft;
   }
   for (const engine::PlanRow& row : plan.rows) {
@@ -190,7 +190,7 @@ absl::StatusOr<engine::StepPlan> FromProto(const v1::StepPlanMessage& message) {
     row.token = message.tokens(i);
     row.position = message.positions(i);
     row.slot = message.slots(i);
-    row.owner = message.owners_size() == 0 ? -1 : message.owners(i);
+    row.owner = message.owners_size() == 0 ? 0 : message.owners(i);
     row.draft = message.drafts_size() != 0 && message.drafts(i);
   }
   for (int i = 0; i < logits; ++i) {

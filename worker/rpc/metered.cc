@@ -42,6 +42,10 @@ class MeteredCommunicator final : public comm::Communicator {
     const Timer timer(metrics_.AllToAllSeconds());
     return inner_.AllToAll(stream, send, send_bytes, recv, recv_bytes);
   }
+  absl::Status ExchangeRows(kernels::Stream& stream, const comm::RowExchange& exchange) override {
+    const Timer timer(metrics_.AllToAllSeconds());
+    return inner_.ExchangeRows(stream, exchange);
+  }
   absl::Status Barrier() override {
     const Timer timer(metrics_.BarrierSeconds());
     return inner_.Barrier();

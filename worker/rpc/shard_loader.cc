@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/ref/ref_backend.h"
+#include "model/planner/footprint.h"
 #include "model/shard_plan.h"
 #include "worker/comm/shm.h"
 #include "worker/comm/solo.h"
@@ -29,10 +30,10 @@ absl::StatusOr<model::ShardPlan> MakePlan(const model::Checkpoint& checkpoint, c
                                                       " on this host, the coordinator saw ", a.revision,
                                                       ": the same files must be on all hosts"));
   }
-  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint, a.tp, a.ep, a.weights));
+  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint, a.sharding, a.weights));
   if (const std::string hash = plan.Hash(); !a.plan_hash.empty() && hash != a.plan_hash) {
-    return absl::FailedPreconditionError(absl::StrCat("the shard plan of ", a.checkpoint, " for tp ", a.tp, ", ep ",
-                                                      a.ep, " is ", hash, " here, ", a.plan_hash,
+    return absl::FailedPreconditionError(absl::StrCat("the shard plan of ", a.checkpoint, " for tp ", a.sharding.tp,
+                                                      ", ep ", a.sharding.ep, " is ", hash, " here, ", a.plan_hash,
                                                       " at the coordinator: all must run the same build"));
   }
   return plan;
@@ -62,9 +63,11 @@ absl::StatusOr<std::unique_ptr<comm::Communicator>> Connect(const ShardAssignmen
 
 // What this rank can give to KV; the group takes the least of all ranks, since their pools must be equal.
 absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoint& checkpoint,
-                                 const DeviceOptions& device, kernels::Backend& backend, comm::Communicator& comm) {
-  ASSIGN_OR_RETURN(const int64_t all_weights, model::HeldBytes(checkpoint, a.weights));
-  const int64_t weights = all_weights / a.size();
+                                 const model::ShardPlan& plan, const DeviceOptions& device, kernels::Backend& backend,
+                                 comm::Communicator& comm) {
+  ASSIGN_OR_RETURN(const model::Footprint footprint,
+                   model::RankFootprint(checkpoint, plan, a.rank, a.weights, a.kv_type, model::StepSizes{}));
+  const int64_t weights = footprint.weight_bytes;
   int64_t budget = std::min(device.memory_bytes - weights, device.max_kv_bytes);
   const std::unique_ptr<kernels::Stream> stream = backend.CreateStream();
   std::vector<int64_t> budgets(static_cast<size_t>(comm.size()));
@@ -73,8 +76,8 @@ absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoi
   const auto least = std::min_element(budgets.begin(), budgets.end());
   if (*least < kMinKvBytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "rank ", least - budgets.begin(), " has ", *least, " bytes for KV after about ", weights,
-        " bytes of weights, needs at least ", kMinKvBytes, ": more memory (--memory) or more ranks (--tp)"));
+        "rank ", least - budgets.begin(), " has ", *least, " bytes for KV beside its weights (", weights,
+        " bytes on this rank), needs at least ", kMinKvBytes, ": more memory (--memory) or more ranks (--tp)"));
   }
   return *least;
 }
@@ -125,7 +128,7 @@ absl::Status LoadShard(const ShardAssignment& a, const DeviceOptions& device, Wo
   options.max_sequences = a.max_sequences > 0 ? a.max_sequences : kDefaultMaxSequences;
   options.kv_type = a.kv_type;
   options.weights = a.weights;
-  ASSIGN_OR_RETURN(options.kv_budget_bytes, KvBudget(a, *shard.checkpoint, device, *backend, *shard.metered));
+  ASSIGN_OR_RETURN(options.kv_budget_bytes, KvBudget(a, *shard.checkpoint, plan, device, *backend, *shard.metered));
   ASSIGN_OR_RETURN(shard.loaded, engine::ShardRunner::Create(*shard.checkpoint, plan, a.rank, *backend, *shard.metered,
                                                              options, hooks.progress));
   shard.runner = MeterRunner(*shard.loaded, metrics);

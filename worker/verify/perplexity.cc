@@ -79,6 +79,7 @@ absl::StatusOr<PerplexityResult> MeasurePerplexity(const model::Checkpoint& chec
       progress(result.tokens);
     }
   }
+  ASSIGN_OR_RETURN(result.expert_rows, group->ReadExpertRows());
   return result;
 }
 

@@ -14,7 +14,8 @@ namespace alphecca::verify {
 struct PerplexityResult {
   int64_t tokens = 0;  // that were predicted
   int64_t windows = 0;
-  double nll = 0.0;  // sum of -ln p over them
+  double nll = 0.0;               // sum of -ln p over them
+  model::ExpertRows expert_rows;  // rows that chose each expert; empty without experts
   double mean() const { return tokens == 0 ? 0.0 : nll / static_cast<double>(tokens); }
   double perplexity() const;  // exp(mean)
 };

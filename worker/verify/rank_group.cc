@@ -70,9 +70,37 @@ class ThreadRankGroup : public RankGroup {
     GroupStep full_step = step;
     RETURN_IF_ERROR(Complete(full_step));
     std::vector<RankResult> results(ranks_.size());
-    RETURN_IF_ERROR(OnEachRank([&](size_t r) { return RunRank(full_step, ranks_[r], results[r]); }));
+    const int count = kernels::CandidateCount(full_step.sampling);
+    if (plan_.wide()) {
+      return RunWide(full_step, count);
+    }
+    RETURN_IF_ERROR(OnEachRank([&](size_t r) { return RunRank(full_step, count, 0, ranks_[r], results[r]); }));
     opened_ = true;
     return Join(results, static_cast<int64_t>(step.logit_rows.size()));
+  }
+
+  absl::StatusOr<model::ExpertRows> ReadExpertRows() override {
+    const model::ModelConfig& config = checkpoint_.config();
+    model::ExpertRows rows;
+    if (config.experts == 0) {
+      return rows;
+    }
+    rows.assign(config.layers.size(), std::vector<uint64_t>(static_cast<size_t>(config.experts), 0));
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      if (plan_.ranks[r].layers[0].expert_columns.begin > 0) {
+        continue;  // a rank that slices the same experts has counted the same rows
+      }
+      ASSIGN_OR_RETURN(const forward::ExpertLoad load, ranks_[r].gemma->ReadExpertLoad(*ranks_[r].stream));
+      for (size_t l = 0; l < load.size(); ++l) {
+        const model::LayerShard& part = plan_.ranks[r].layers[l];
+        for (size_t i = 0; i < load[l].size(); ++i) {
+          const auto own = static_cast<size_t>(part.experts.size());
+          const int64_t expert = i < own ? part.experts.begin + static_cast<int64_t>(i) : part.replicas[i - own];
+          rows[l][static_cast<size_t>(expert)] += load[l][i];
+        }
+      }
+    }
+    return rows;
   }
 
   void set_probe(const forward::Probe* probe) override { ranks_[0].gemma->set_probe(probe); }
@@ -149,6 +177,28 @@ class ThreadRankGroup : public RankGroup {
 
   int64_t BlocksPerSlot() const { return (options_.context + options_.block_tokens - 1) / options_.block_tokens; }
 
+  // Wide plans: the rank that owns a slot.
+  int OwnerOf(int32_t slot) const { return slot % plan_.owners(); }
+
+  // The rows of `step` that rank `r` owns, as a step of its own; `logits`: which of the logit rows those are.
+  GroupStep PartOf(const GroupStep& step, int r, std::vector<size_t>& logits) const {
+    GroupStep part;
+    size_t next = 0;
+    for (size_t t = 0; t < step.tokens.size(); ++t) {
+      const bool wants = next < step.logit_rows.size() && static_cast<size_t>(step.logit_rows[next]) == t;
+      if (OwnerOf(step.slots[t]) == r) {
+        if (wants) {
+          logits.push_back(next);
+          part.sampling.push_back(step.sampling[next]);
+        }
+        part.Add(step.tokens[t], step.positions[t], wants, step.slots[t]);
+        part.sliding.push_back(step.sliding[t]);
+      }
+      next += wants ? 1 : 0;
+    }
+    return part;
+  }
+
   // Fills in what the caller left out and checks what it wrote.
   absl::Status Complete(GroupStep& step) const {
     const size_t rows = step.tokens.size();
@@ -198,7 +248,47 @@ class ThreadRankGroup : public RankGroup {
     return updates;
   }
 
-  absl::Status RunRank(const GroupStep& step, RankState& rank, RankResult& result) const {
+  // Each rank runs the rows that it owns.
+  absl::StatusOr<GroupResult> RunWide(const GroupStep& step, int count) {
+    std::vector<GroupStep> parts;
+    std::vector<std::vector<size_t>> logits(ranks_.size());
+    size_t most = 0;
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      parts.push_back(PartOf(step, static_cast<int>(r), logits[r]));
+      most = std::max(most, logits[r].size());
+    }
+    std::vector<RankResult> results(ranks_.size());
+    RETURN_IF_ERROR(OnEachRank(
+        [&](size_t r) { return RunRank(parts[r], count, static_cast<int64_t>(most), ranks_[r], results[r]); }));
+    opened_ = true;
+    GroupResult joined;
+    joined.vocab = checkpoint_.config().vocab;
+    const auto hidden = static_cast<size_t>(checkpoint_.config().hidden);
+    const auto vocab = static_cast<size_t>(joined.vocab);
+    joined.logits.resize(step.logit_rows.size() * vocab);
+    joined.hidden.resize(step.logit_rows.size() * hidden);
+    joined.choices.resize(step.logit_rows.size());
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      for (size_t i = 0; i < logits[r].size(); ++i) {
+        const size_t to = logits[r][i];
+        const RankResult& part = results[r];
+        std::copy_n(part.logits.begin() + static_cast<int64_t>(i * vocab), vocab,
+                    joined.logits.begin() + static_cast<int64_t>(to * vocab));
+        std::copy_n(part.hidden.begin() + static_cast<int64_t>(i * hidden), hidden,
+                    joined.hidden.begin() + static_cast<int64_t>(to * hidden));
+        joined.choices[to] = part.choices[r * most + i];
+        for (const RankResult& other : results) {
+          if (!SameBits(other.choices[r * most + i], joined.choices[to])) {
+            return absl::InternalError(absl::StrFormat("logit row %d: ranks disagree on rank %d's choice", to, r));
+          }
+        }
+      }
+    }
+    return joined;
+  }
+
+  // `count`: candidates of a row; `most`: wide plans, logit rows of the rank that has the most.
+  absl::Status RunRank(const GroupStep& step, int count, int64_t most, RankState& rank, RankResult& result) const {
     std::vector<KeyRange> full;
     for (const int32_t p : step.positions) {
       full.push_back({0, p});
@@ -221,27 +311,27 @@ class ThreadRankGroup : public RankGroup {
     }
     kernels::KvPool* full_pool = rank.pools[kernels::kFullPool].get();
     kernels::KvPool* sliding_pool = rank.pools[kernels::kSlidingPool].get();
-    const int count = kernels::CandidateCount(step.sampling);
     const std::unique_ptr<kernels::Step> uploaded = rank.backend->Upload(*rank.stream, input, full_pool, sliding_pool);
-    RETURN_IF_ERROR(rank.gemma->Run(*rank.stream, *uploaded, full_pool, sliding_pool, count));
-    return ReadBack(rank, static_cast<int64_t>(step.logit_rows.size()), count, result);
+    RETURN_IF_ERROR(rank.gemma->Run(*rank.stream, *uploaded, full_pool, sliding_pool, count, most));
+    const auto rows = static_cast<int64_t>(step.logit_rows.size());
+    return ReadBack(rank, rows, plan_.wide() ? most * plan_.owners() : rows, count, result);
   }
 
-  static absl::Status ReadBack(RankState& rank, int64_t rows, int count, RankResult& result) {
-    if (rows == 0) {
+  static absl::Status ReadBack(RankState& rank, int64_t rows, int64_t choices, int count, RankResult& result) {
+    if (choices == 0) {
       return rank.backend->Synchronize(*rank.stream);
     }
     const kernels::Tensor logits = rank.gemma->logits();
     const kernels::Tensor hidden = rank.gemma->final_hidden();
     result.logits.resize(static_cast<size_t>(rows * logits.cols));
     result.hidden.resize(static_cast<size_t>(rows * hidden.cols));
-    std::vector<std::byte> choices(static_cast<size_t>(rows * kernels::ChoiceBytes(count)));
+    std::vector<std::byte> records(static_cast<size_t>(choices * kernels::ChoiceBytes(count)));
     RETURN_IF_ERROR(rank.backend->Read(*rank.stream, logits.data, std::as_writable_bytes(std::span(result.logits))));
     RETURN_IF_ERROR(rank.backend->Read(*rank.stream, hidden.data, std::as_writable_bytes(std::span(result.hidden))));
-    RETURN_IF_ERROR(rank.backend->Read(*rank.stream, rank.gemma->choices(), std::span(choices)));
-    result.choices.resize(static_cast<size_t>(rows));
-    for (int64_t r = 0; r < rows; ++r) {
-      std::memcpy(&result.choices[static_cast<size_t>(r)], choices.data() + r * kernels::ChoiceBytes(count),
+    RETURN_IF_ERROR(rank.backend->Read(*rank.stream, rank.gemma->choices(), std::span(records)));
+    result.choices.resize(static_cast<size_t>(choices));
+    for (int64_t r = 0; r < choices; ++r) {
+      std::memcpy(&result.choices[static_cast<size_t>(r)], records.data() + r * kernels::ChoiceBytes(count),
                   sizeof(kernels::Choice));
     }
     return absl::OkStatus();
@@ -294,7 +384,7 @@ void GroupStep::Add(int32_t token, int32_t position, bool logits, int32_t slot) 
 
 absl::StatusOr<std::unique_ptr<RankGroup>> RankGroup::Create(const model::Checkpoint& checkpoint,
                                                              const GroupOptions& options) {
-  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint, options.tp, options.ep, options.weights));
+  ASSIGN_OR_RETURN(model::ShardPlan plan, model::MakeShardPlan(checkpoint, options.sharding, options.weights));
   auto group = std::make_unique<ThreadRankGroup>(checkpoint, options, std::move(plan));
   RETURN_IF_ERROR(group->Load());
   return group;

@@ -20,8 +20,7 @@ enum class Kernels { kCpu, kRef };
 std::string_view KernelsName(Kernels kernels);  // "cpu", "ref"
 
 struct GroupOptions {
-  int tp = 1;
-  int ep = 1;
+  model::Sharding sharding = {};
   Kernels kernels = Kernels::kCpu;
   kernels::BackendOptions backend = {};  // threads 0: the machine's, shared among the ranks
   model::WeightType weights = model::WeightType::kAsFile;
@@ -67,6 +66,8 @@ class RankGroup {
 
   // InvalidArgument: rows, slots or positions beyond the group's limits. Internal: ranks disagree on a choice.
   virtual absl::StatusOr<GroupResult> Run(const GroupStep& step) = 0;
+  // Rows that each expert has computed since the load, on all ranks together; empty without experts.
+  virtual absl::StatusOr<model::ExpertRows> ReadExpertRows() = 0;
 
   // Sees inside rank 0; null: nobody does.
   virtual void set_probe(const forward::Probe* probe) = 0;

@@ -38,8 +38,7 @@ absl::StatusOr<bool> IsQuantised(const model::Checkpoint& checkpoint, model::Wei
 // Near-ties of routers are a property of the F32 computation: runs it and hands its gaps to the runs that are judged.
 absl::Status MeasureRouterGaps(const model::Checkpoint& checkpoint, const GoldenCase& golden, GroupOptions options,
                                std::vector<PromptRun>& runs) {
-  options.tp = 1;
-  options.ep = 1;
+  options.sharding = {};
   options.backend.activations = kernels::Activations::kF32;
   options.kv_type = DType::kF32;
   ASSIGN_OR_RETURN(const std::vector<PromptRun> exact, RunPrompts(checkpoint, golden, options));
@@ -73,6 +72,7 @@ nlohmann::ordered_json ToJson(const VerifyReport& report) {
   nlohmann::ordered_json json = {{"case", report.case_name},
                                  {"tp", report.tp},
                                  {"ep", report.ep},
+                                 {"expert_mode", model::ExpertModeName(report.expert_mode)},
                                  {"weights", report.weights},
                                  {"kernels", report.kernels},
                                  {"activations", report.activations},
@@ -105,6 +105,7 @@ absl::StatusOr<VerifyReport> StartReport(const GoldenCase& golden, const model::
   report.case_name = golden.name;
   report.tp = options.tp;
   report.ep = options.ep.value_or(moe ? options.tp : 1);
+  report.expert_mode = options.expert_mode;
   report.weights = golden.gguf ? "gguf"
                    : options.weights == model::WeightType::kAsFile
                        ? "bf16"
@@ -129,8 +130,7 @@ absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const Veri
   }
 
   GroupOptions group;
-  group.tp = report.tp;
-  group.ep = report.ep;
+  group.sharding = {.tp = report.tp, .ep = report.ep, .mode = report.expert_mode};
   group.kernels = options.kernels;
   group.backend.activations = options.f32_activations ? kernels::Activations::kF32 : kernels::Activations::kDefault;
   group.backend.threads = options.threads == 0 ? 0 : std::max(1, options.threads / std::max(report.tp, report.ep));

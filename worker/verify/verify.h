@@ -16,6 +16,7 @@ namespace alphecca::verify {
 struct VerifyOptions {
   int tp = 1;
   std::optional<int> ep = std::nullopt;  // unset: tp for a mixture of experts, else 1
+  model::ExpertMode expert_mode = model::ExpertMode::kFused;
   // InvalidArgument for another on GGUF, which keeps its own types.
   model::WeightType weights = model::WeightType::kAsFile;
   bool f32_activations = false;                // also where the weights are quantised; forces an F32 KV cache
@@ -29,6 +30,7 @@ struct VerifyReport {
   std::string case_name;
   int tp = 1;
   int ep = 1;
+  model::ExpertMode expert_mode = model::ExpertMode::kFused;
   std::string weights;      // "f32", "bf16", "sfp8", "q4_0", "gguf"
   std::string kernels;      // "cpu", "ref"
   std::string activations;  // "f32", "int8"

@@ -30,6 +30,7 @@ struct ExpertsCase {
   int64_t first;
   int k;
   Routing routing = Routing::kRandom;
+  int32_t live = -1;  // rows that there are; -1: all, and not said
 };
 
 std::vector<int32_t> Ids(OpRun& run, const ExpertsCase& c) {
@@ -46,7 +47,7 @@ std::vector<int32_t> Ids(OpRun& run, const ExpertsCase& c) {
       } else if (c.routing == Routing::kNoneHere) {
         id = static_cast<int32_t>((c.first + c.items + i) % c.experts);
       }
-      ids.push_back(id);
+      ids.push_back(id - static_cast<int32_t>(c.first));  // a place: others lie before or behind the items
     }
   }
   return ids;
@@ -58,6 +59,12 @@ void RunExperts(OpRun& run, const ExpertsCase& c) {
   const Tensor in = run.Random(c.rows, c.width, 1);
   const std::vector<float> weights = run.Normal(c.rows * c.k, 0.2, 0.5);
   const Tensor out = run.Empty(c.rows, c.width, 2);
+  Tensor answered = out;
+  Tensor live = {};
+  if (c.live >= 0) {
+    live = run.PutInts({c.live}, 1, 1);
+    answered.rows = c.live;
+  }
   // Counts go on from what was there, and beyond the largest number.
   std::vector<int32_t> before;
   for (int64_t e = 0; e < c.items; ++e) {
@@ -67,13 +74,13 @@ void RunExperts(OpRun& run, const ExpertsCase& c) {
   run.backend().Experts(run.stream(), {.in = in,
                                        .gate_up = &gate_up,
                                        .down = &down,
-                                       .first_expert = c.first,
                                        .ids = run.PutInts(Ids(run, c), c.rows, c.k),
                                        .weights = run.Put(weights, c.rows, c.k),
                                        .out = out,
-                                       .load = load});
+                                       .load = load,
+                                       .live = live});
   run.Collect(
-      "out", out,
+      "out", answered,
       3.0 * ProductTolerance(run.backend(), c.type, c.width) + ProductTolerance(run.backend(), c.type, c.hidden));
   run.CollectBytes("load", load.data, c.items * static_cast<int64_t>(sizeof(int32_t)));
 }
@@ -101,6 +108,9 @@ void AddExpertCases(std::vector<OpCase>& cases) {
            {"q4_0_all_to_one", DType::kQ4_0, 20, 64, 32, 3, 4, 1, 1, R::kAllToOne},
            {"f32_none_here", DType::kF32, 4, 16, 8, 2, 8, 2, 2, R::kNoneHere},
            {"q8_0_none_here", DType::kQ8_0, 4, 32, 32, 2, 8, 2, 2, R::kNoneHere},
+           {"f32_few_live", DType::kF32, 8, 16, 8, 3, 4, 0, 2, R::kRandom, 3},
+           {"q4_0_few_live", DType::kQ4_0, 8, 64, 32, 3, 4, 1, 2, R::kRandom, 5},
+           {"q8_0_none_live", DType::kQ8_0, 4, 32, 32, 2, 4, 0, 2, R::kRandom, 0},
            {"no_rows", DType::kF32, 0, 16, 8, 2, 2, 0, 1},
            {"no_columns", DType::kQ8_0, 3, 32, 0, 2, 2, 0, 1},
            {"no_experts", DType::kQ8_0, 3, 32, 32, 0, 4, 0, 2},

@@ -191,7 +191,6 @@ void AddProductRowCases(std::vector<RowCase>& cases) {
                        run.backend().Experts(run.stream(), {.in = in,
                                                             .gate_up = &gate_up,
                                                             .down = &down,
-                                                            .first_expert = 0,
                                                             .ids = run.PutInts(ids, end - begin, 2),
                                                             .weights = run.Put(weights, end - begin, 2),
                                                             .out = out});

@@ -169,8 +169,8 @@ void PlantedBackend::Route(Stream& s, const RouteArgs& a) {
 
 void PlantedBackend::Experts(Stream& s, const ExpertsArgs& a) {
   ExpertsArgs b = a;
-  if (error_ == Planted::kExpertsIgnoresFirst) {
-    b.first_expert = 0;
+  if (error_ == Planted::kExpertsIgnoresLive) {
+    b.live.data = nullptr;
   }
   if (error_ == Planted::kExpertsDropsLastOfRow) {
     b.ids.cols -= 1;

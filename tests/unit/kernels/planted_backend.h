@@ -29,7 +29,7 @@ enum class Planted {
   kAttendWrongGroup,
   kRouteHighestOfTies,
   kRouteWithoutScale,
-  kExpertsIgnoresFirst,
+  kExpertsIgnoresLive,
   kExpertsDropsLastOfRow,
   kExpertsForgetsLoad,
   kGatherOffByOne,

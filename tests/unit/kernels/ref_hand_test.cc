@@ -248,20 +248,87 @@ TEST_F(RefHandTest, Route) {
 }
 
 TEST_F(RefHandTest, Experts) {
-  // Two experts of width 1, ids 4 and 5; row 0 uses 5 and one elsewhere, row 1 both.
-  const Matrix& gate_up = F32({1, 0, 0, 1, /*5*/ -1, 0, 0, 2}, 2, 2, 2);
-  const Matrix& down = F32({1, 2, /*5*/ 3, 4}, 2, 2, 1);
+  // Two experts of width 1; row 0 uses the second and one elsewhere, row 1 both.
+  const Matrix& gate_up = F32({1, 0, 0, 1, /*1*/ -1, 0, 0, 2}, 2, 2, 2);
+  const Matrix& down = F32({1, 2, /*1*/ 3, 4}, 2, 2, 1);
   const Tensor out = run_.Empty(2, 2);
   ref_->Experts(stream_, {.in = run_.Put({1, 3, 1, 3}, 2, 2),
                           .gate_up = &gate_up,
                           .down = &down,
-                          .first_expert = 4,
-                          .ids = run_.PutInts({5, 9, 4, 5}, 2, 2),
+                          .ids = run_.PutInts({1, -1, 0, 1}, 2, 2),
                           .weights = run_.Put({0.5, 0.5, 2, 10}, 2, 2),
                           .out = out});
-  const double four = kGelu1 * 3;
-  const double five = kGeluMinus1 * 6;
-  ExpectNear(out, {1.5 * five, 2 * five, 2 * four + 30 * five, 4 * four + 40 * five}, 1e-5);
+  const double zero = kGelu1 * 3;
+  const double one = kGeluMinus1 * 6;
+  ExpectNear(out, {1.5 * one, 2 * one, 2 * zero + 30 * one, 4 * zero + 40 * one}, 1e-5);
+}
+
+// Expert 0 lives on rank 0, expert 2 on rank 1, expert 1 on both; rows at positions 0, 1 and 2.
+class ExchangeTest : public RefHandTest {
+ protected:
+  ExchangeTest() {
+    StepMaker maker;
+    for (int32_t position = 0; position < 3; ++position) {
+      maker.Row(0, 0, position);
+    }
+    step_ = &run_.Upload(maker.Input(), nullptr, nullptr);
+  }
+  std::vector<int32_t> Ints(const Tensor& tensor) {
+    std::vector<int32_t> values;
+    for (int64_t row = 0; row < tensor.rows; ++row) {
+      std::vector<int32_t> of_row(static_cast<size_t>(tensor.cols));
+      EXPECT_TRUE(ref_->Read(stream_, static_cast<int32_t*>(tensor.data) + row * tensor.stride,
+                             std::as_writable_bytes(std::span(of_row)))
+                      .ok());
+      values.insert(values.end(), of_row.begin(), of_row.end());
+    }
+    return values;
+  }
+  Tensor Homes() { return run_.PutInts({0, 0, -1, -1, /*1*/ 1, 0, 0, 1, /*2*/ 1, 1, -1, -1}, 3, 4); }
+  Tensor Ids() { return run_.PutInts({1, 2, 1, 0, 0, 2}, 3, 2); }
+
+  const Step* step_ = nullptr;
+};
+
+TEST_F(ExchangeTest, PlaceExperts) {
+  const Tensor ids = Ids();
+  ref_->PlaceExperts(stream_, *step_, {.homes = Homes(), .rank = 1, .ids = ids});
+  EXPECT_THAT(Ints(ids), ElementsAre(0, 1, -1, -1, -1, 1));
+  const Tensor other = Ids();
+  ref_->PlaceExperts(stream_, *step_, {.homes = Homes(), .rank = 0, .ids = other});
+  EXPECT_THAT(Ints(other), ElementsAre(-1, -1, 1, 0, 0, -1));
+}
+
+TEST_F(ExchangeTest, DispatchSendsARowOnceToEachRankThatComputesIt) {
+  const Tensor out = run_.Empty(6, 1 + 4);
+  const Tensor counts = run_.EmptyInts(1, 2);
+  const Tensor rows = run_.EmptyInts(3, 2);
+  ref_->Dispatch(stream_, *step_,
+                 {.in = run_.Put({10, 20, 30}, 3, 1),
+                  .ids = Ids(),
+                  .weights = run_.Put({1, 2, 3, 4, 5, 6}, 3, 2),
+                  .homes = Homes(),
+                  .out = out,
+                  .counts = counts,
+                  .rows = rows});
+  EXPECT_THAT(Ints(counts), ElementsAre(2, 2));
+  EXPECT_THAT(Ints(rows), ElementsAre(-1, 2, 0, -1, 1, 3));
+  Tensor values = out;
+  values.rows = 4;
+  values.cols = 3;
+  ExpectNear(values, {20, 3, 4, 30, 5, 6, /*rank 1*/ 10, 1, 2, 30, 5, 6});
+  Tensor places = values;
+  places.data = static_cast<float*>(out.data) + 3;
+  places.cols = 2;
+  EXPECT_THAT(Ints(places), ElementsAre(1, 0, 0, -1, /*rank 1*/ 0, 1, -1, 1));
+}
+
+TEST_F(ExchangeTest, CombineAddsInTheOrderOfRanks) {
+  const Tensor out = run_.Empty(3, 1);
+  ref_->Combine(
+      stream_,
+      {.in = run_.Put({1e8F, 2, -1e8F, 3}, 4, 1), .rows = run_.PutInts({3, -1, -1, -1, 0, 2}, 3, 2), .out = out});
+  ExpectNear(out, {3, 0, 0});
 }
 
 TEST_F(RefHandTest, Softcap) {

@@ -34,7 +34,7 @@ constexpr Plant kPlants[] = {
     {Planted::kAttendWrongGroup, "Attend"},
     {Planted::kRouteHighestOfTies, "Route"},
     {Planted::kRouteWithoutScale, "Route"},
-    {Planted::kExpertsIgnoresFirst, "Experts"},
+    {Planted::kExpertsIgnoresLive, "Experts"},
     {Planted::kExpertsDropsLastOfRow, "Experts"},
     {Planted::kExpertsForgetsLoad, "Experts"},
     {Planted::kGatherOffByOne, "GatherRows"},

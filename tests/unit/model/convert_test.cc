@@ -102,7 +102,7 @@ TEST_P(ConvertTest, SafetensorsPackIntoTheSameMatrices) {
   config.name = source->config().name;
   EXPECT_EQ(config, source->config());
   ExpectSame(*source, *written, WeightType::kSFP8);
-  EXPECT_TRUE(MakeShardPlan(*written, 2, 1).ok());
+  EXPECT_TRUE(MakeShardPlan(*written, {2, 1}).ok());
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, ConvertTest,

@@ -101,7 +101,7 @@ TEST(PlannerTest, RanksOwnEachParameterOnce) {
     }
     for (const int tp : {1, 2, 3, 4, 8}) {
       for (const int ep : {1, 2, 3, 4, 8}) {
-        const auto plan = MakeShardPlan(config, tp, ep, 32);
+        const auto plan = MakeShardPlan(config, {tp, ep}, 32);
         if (!plan.ok()) {
           continue;
         }
@@ -121,7 +121,7 @@ TEST(PlannerTest, RanksOwnEachParameterOnce) {
 TEST(PlannerTest, KvReplicatesOnRanksBeyondTheHeads) {
   const auto bytes = [](Published model, int tp, kernels::PoolKind pool) {
     const ModelConfig config = Config(model);
-    return KvTokenBytes(config, MakeShardPlan(config, tp, 1, 32)->ranks.back(), pool, DType::kBF16);
+    return KvTokenBytes(config, MakeShardPlan(config, {tp, 1}, 32)->ranks.back(), pool, DType::kBF16);
   };
   EXPECT_EQ(bytes(Published::kE2B, 1, kernels::kFullPool), 6'144);
   EXPECT_EQ(bytes(Published::kE2B, 4, kernels::kFullPool), 6'144);

@@ -115,7 +115,7 @@ TEST(ShardPlanTest, RandomShapesAndDegreesArePartitioned) {
     const int ep = config.experts == 0 ? 1 : (tp_larger ? small : large);
     const int64_t unit = pick(0, 1) == 0 ? 32 : 256;
     SCOPED_TRACE(::testing::Message() << "round " << round << " tp " << tp << " ep " << ep);
-    const auto plan = MakeShardPlan(config, tp, ep, unit);
+    const auto plan = MakeShardPlan(config, {tp, ep}, unit);
     if (tp > config.heads || ep > std::max(1, config.experts)) {
       EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
       continue;
@@ -129,7 +129,7 @@ TEST(ShardPlanTest, RandomShapesAndDegreesArePartitioned) {
 
 TEST(ShardPlanTest, MoeModelOverFourRanks) {
   const ModelConfig config = Config(Published::k26B);
-  const auto plan = MakeShardPlan(config, 4, 4, 32);
+  const auto plan = MakeShardPlan(config, {4, 4}, 32);
   ASSERT_TRUE(plan.ok());
   CheckPlan(config, *plan, 32);
   const RankShard& rank = plan->ranks[3];
@@ -147,7 +147,7 @@ TEST(ShardPlanTest, MoeModelOverFourRanks) {
 
 TEST(ShardPlanTest, DegreesMapToRanks) {
   const ModelConfig config = Config(Published::k26B);
-  const auto attention_shared = MakeShardPlan(config, 2, 4, 32);
+  const auto attention_shared = MakeShardPlan(config, {2, 4}, 32);
   ASSERT_TRUE(attention_shared.ok());
   CheckPlan(config, *attention_shared, 32);
   EXPECT_TRUE(attention_shared->ranks[0].adds_dense);
@@ -155,7 +155,7 @@ TEST(ShardPlanTest, DegreesMapToRanks) {
   EXPECT_TRUE(attention_shared->ranks[2].adds_dense);
   EXPECT_EQ(attention_shared->ranks[1].layers[0].heads, (Range{0, 8}));
   EXPECT_EQ(attention_shared->ranks[1].layers[0].experts, (Range{32, 64}));
-  const auto columns_sliced = MakeShardPlan(config, 4, 2, 32);
+  const auto columns_sliced = MakeShardPlan(config, {4, 2}, 32);
   ASSERT_TRUE(columns_sliced.ok());
   CheckPlan(config, *columns_sliced, 32);
   EXPECT_EQ(columns_sliced->ranks[1].layers[0].experts, (Range{0, 64}));
@@ -165,7 +165,7 @@ TEST(ShardPlanTest, DegreesMapToRanks) {
 
 TEST(ShardPlanTest, ImpossibleDegreesSayWhy) {
   const auto fails = [](const ModelConfig& config, int tp, int ep, const std::string& message) {
-    const auto plan = MakeShardPlan(config, tp, ep, 32);
+    const auto plan = MakeShardPlan(config, {tp, ep}, 32);
     ASSERT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(plan.status().message()), HasSubstr(message));
   };
@@ -176,18 +176,18 @@ TEST(ShardPlanTest, ImpossibleDegreesSayWhy) {
   fails(Config(Published::k26B), 0, 1, "1 to");
   fails(Config(Published::k26B), 1, -1, "1 to");
   fails(Config(Published::k26B), 100000, 1, "1 to");
-  EXPECT_FALSE(MakeShardPlan(Config(Published::k26B), 1, 1, 0).ok());
-  EXPECT_FALSE(MakeShardPlan(ModelConfig(), 1, 1, 32).ok());
+  EXPECT_FALSE(MakeShardPlan(Config(Published::k26B), {1, 1}, 0).ok());
+  EXPECT_FALSE(MakeShardPlan(ModelConfig(), {1, 1}, 32).ok());
 }
 
 TEST(ShardPlanTest, HashTellsPlansApart) {
   const ModelConfig config = Config(Published::k26B);
-  const std::string hash = MakeShardPlan(config, 2, 2, 32)->Hash();
+  const std::string hash = MakeShardPlan(config, {2, 2}, 32)->Hash();
   EXPECT_EQ(hash.size(), 16U);
-  EXPECT_EQ(MakeShardPlan(config, 2, 2, 32)->Hash(), hash);
-  EXPECT_NE(MakeShardPlan(config, 2, 1, 32)->Hash(), hash);
-  EXPECT_NE(MakeShardPlan(config, 2, 2, 256)->Hash(), hash);
-  EXPECT_NE(MakeShardPlan(Config(Published::k31B), 2, 1, 32)->Hash(), MakeShardPlan(config, 2, 1, 32)->Hash());
+  EXPECT_EQ(MakeShardPlan(config, {2, 2}, 32)->Hash(), hash);
+  EXPECT_NE(MakeShardPlan(config, {2, 1}, 32)->Hash(), hash);
+  EXPECT_NE(MakeShardPlan(config, {2, 2}, 256)->Hash(), hash);
+  EXPECT_NE(MakeShardPlan(Config(Published::k31B), {2, 1}, 32)->Hash(), MakeShardPlan(config, {2, 1}, 32)->Hash());
 }
 
 TEST(ShardPlanTest, EveryGoldenSplits) {
@@ -203,7 +203,7 @@ TEST(ShardPlanTest, EveryGoldenSplits) {
     const bool moe = (*checkpoint)->config().experts > 0;
     for (const auto& [tp, ep] :
          {std::pair(1, 1), std::pair(2, moe ? 2 : 1), std::pair(4, moe ? 2 : 1), std::pair(2, moe ? 4 : 1)}) {
-      const auto plan = MakeShardPlan(**checkpoint, tp, ep);
+      const auto plan = MakeShardPlan(**checkpoint, {tp, ep});
       ASSERT_TRUE(plan.ok()) << plan.status();
       CheckPlan((*checkpoint)->config(), *plan, 32);
     }

@@ -63,7 +63,7 @@ TEST(WeightTypeTest, ARefusalNamesTheTensorAndItsType) {
   const absl::Status status = CheckWeightType(*q8, WeightType::kQ4_0);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("embed_tokens.weight: the file has it as Q8_0"));
-  EXPECT_EQ(MakeShardPlan(*q8, 2, 1, WeightType::kSFP8).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakeShardPlan(*q8, {2, 1}, WeightType::kSFP8).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(CheckWeightType(*q8, WeightType::kF32).ok());
   EXPECT_TRUE(CheckWeightType(*Open("gguf/dense-31b-shape-q4_0"), WeightType::kQ4_0).ok());
 }
@@ -80,7 +80,7 @@ TEST(WeightTypeTest, HeadsMayNotEndWithinABlock) {
   // One head a rank: heads of 16 end within a block of 32.
   for (const std::string& name : SafetensorsCases()) {
     const std::unique_ptr<Checkpoint> checkpoint = Open(name);
-    const auto plan = MakeShardPlan(*checkpoint, checkpoint->config().heads, 1, WeightType::kQ4_0);
+    const auto plan = MakeShardPlan(*checkpoint, {checkpoint->config().heads, 1}, WeightType::kQ4_0);
     bool whole = true;
     for (const LayerConfig& layer : checkpoint->config().layers) {
       whole = whole && layer.head_dim % 32 == 0;

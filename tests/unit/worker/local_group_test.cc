@@ -30,8 +30,7 @@ class LocalGroupTest : public testing::Test {
     options_.shard.context = 64;
     options_.shard.max_sequences = 2;
     options_.shard.max_rows = 16;
-    options_.tp = 2;
-    options_.ep = 2;
+    options_.sharding = {.tp = 2, .ep = 2};
   }
 
   // One sequence in slot 0, its first `rows` tokens; only the last row samples, and only if asked.
@@ -147,7 +146,7 @@ TEST_F(LocalGroupTest, CountsTheRowsOfEveryExpert) {
 TEST_F(LocalGroupTest, ADenseModelHasNoExpertLoad) {
   auto dense = model::Checkpoint::Open(std::string(ALPHECCA_MODELS) + "/tiny-dense");
   ASSERT_TRUE(dense.ok()) << dense.status();
-  options_.ep = 1;
+  options_.sharding.ep = 1;
   auto group = LocalGroup::Create(**dense, options_);
   ASSERT_TRUE(group.ok()) << group.status();
   ASSERT_TRUE((*group)->Run(FirstPlan(3, true)).ok());
@@ -169,7 +168,7 @@ TEST_F(LocalGroupTest, RankThatCannotLoadEndsTheOthersWait) {
 }
 
 TEST_F(LocalGroupTest, SplitThatTheModelDoesNotAllowIsRefused) {
-  options_.tp = 3;
+  options_.sharding.tp = 3;
   EXPECT_EQ(LocalGroup::Create(*checkpoint_, options_).status().code(), absl::StatusCode::kInvalidArgument);
 }
 

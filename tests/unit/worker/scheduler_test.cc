@@ -340,8 +340,8 @@ void RandomOperations(uint32_t seed) {
       ASSERT_TRUE(scheduler->Remove(key) && oracle.Remove(key));
     }
   }
-  EXPECT_EQ(scheduler->blocks().used(kernels::kFullPool), 0);
-  EXPECT_EQ(scheduler->blocks().used(kernels::kSlidingPool), 0);
+  EXPECT_EQ(scheduler->blocks_used(kernels::kFullPool), 0);
+  EXPECT_EQ(scheduler->blocks_used(kernels::kSlidingPool), 0);
 }
 
 TEST(Scheduler, RandomOperationsAgreeWithANaiveModel) {

@@ -52,7 +52,11 @@ TEST(CpuMatrixTest, SlicesDecodeLikeThoseOfTheHostMatrix) {
     b_scales.push_back(1.0F + static_cast<float>(row) / 8.0F);
   }
   const HostTensor b = {DType::kSFP8, b_bytes.data(), 4, 9, 64, b_scales.data()};
-  const std::vector<PackSource> sources = {{a, {1, 3}, {2, 17}, {64, 128}}, {b, {0, 2}, {0, 9}, {0, 64}}};
+  // Two items, then one more of other rows.
+  const std::vector<PackSource> sources = {{a, {1, 3}, {2, 17}, {64, 128}},
+                                           {b, {0, 2}, {0, 9}, {0, 64}},
+                                           {a, {0, 1}, {0, 20}, {0, 64}, /*next_items=*/true},
+                                           {b, {3, 4}, {5, 9}, {0, 64}}};
   for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0}) {
     const auto want = PackHost(sources, type);
     const auto got = PackCpu(sources, type, pool);
@@ -62,7 +66,8 @@ TEST(CpuMatrixTest, SlicesDecodeLikeThoseOfTheHostMatrix) {
     std::vector<float> want_row(64);
     std::vector<float> got_row(64);
     std::vector<std::byte> encoded(64 * sizeof(float));
-    for (int64_t item = 0; item < 2; ++item) {
+    ASSERT_EQ((*got)->items, 3);
+    for (int64_t item = 0; item < 3; ++item) {
       for (int64_t row = 0; row < (*want)->rows; ++row) {
         (*want)->DecodeRow(item, row, want_row.data());
         (*got)->DecodeRow(item, row, encoded.data(), got_row.data());
@@ -85,6 +90,8 @@ TEST(CpuMatrixTest, RefusesBadSources) {
   EXPECT_TRUE(refused({{t, {0, 1}, {5, 4}, {0, 64}}}, DType::kF32)) << "rows that end before they begin";
   EXPECT_TRUE(refused({{t, {0, 2}, {0, 8}, {0, 64}}}, DType::kF32)) << "items past the end";
   EXPECT_TRUE(refused({{t, {0, 1}, {0, 8}, {16, 64}}}, DType::kF32)) << "columns within a block";
+  EXPECT_TRUE(refused({{t, {0, 1}, {0, 8}, {0, 64}}, {t, {0, 1}, {0, 7}, {0, 64}, true}}, DType::kF32))
+      << "items of fewer rows";
   EXPECT_TRUE(refused({{t, {0, 1}, {0, 8}, {0, 64}}}, DType::kQ5_0)) << "a type of files only";
   HostTensor none = t;
   none.data = nullptr;

@@ -1,0 +1,104 @@
+"""A coordinator and workers of this host for benchmarks: started, watched, asked, stopped."""
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+import urllib.request
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BIN = os.path.join(ROOT, "build/release/bin")
+GIB = 1 << 30
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Worker:
+    def __init__(self, binary, coordinator, threads):
+        self.process = subprocess.Popen(
+            [binary, "--coordinator", coordinator, "--threads", str(threads), "--metrics", "127.0.0.1:0"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.metrics_address = json.loads(self.process.stdout.readline())["metrics"]
+
+    def smaps(self, field):
+        """Bytes: Pss or Rss."""
+        with open(f"/proc/{self.process.pid}/smaps_rollup", encoding="ascii") as f:
+            return int(re.search(rf"^{field}:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
+
+    def peak(self):
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as f:
+            return int(re.search(r"^VmHWM:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
+
+    def read_bytes(self):
+        """From storage: 0 where the page cache has the file."""
+        with open(f"/proc/{self.process.pid}/io", encoding="ascii") as f:
+            return int(re.search(r"^read_bytes: (\d+)", f.read(), re.M).group(1))
+
+    def metric(self, name):
+        """Sum of a metric over its labels."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=30) as r:
+            lines = r.read().decode().splitlines()
+        values = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{| )", line)]
+        return sum(values)
+
+
+class Cluster:
+    """One model on as many workers as its split has ranks. Use in a with statement."""
+
+    def __init__(self, model, tp=1, ep=0, threads=0, flags=(), binaries=BIN):
+        self.bin = binaries
+        ranks = max(tp, ep or 1)
+        threads = threads or max(1, os.cpu_count() // ranks)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.coordinator = None
+        # Workers look for a coordinator until there is one: so they can be measured before it starts.
+        self.workers = [Worker(f"{self.bin}/alphecca-worker", self.address, threads) for _ in range(ranks)]
+        self.command = [f"{self.bin}/alphecca-coordinator", "--listen", self.address, "--metrics", "127.0.0.1:0",
+                        "--model", f"m={model}", "--tp", str(tp), "--ep", str(ep), *flags]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        processes = [w.process for w in self.workers] + ([self.coordinator] if self.coordinator else [])
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+    def start(self):
+        """Seconds from the coordinator's start until the model is ready."""
+        began = time.monotonic()
+        self.coordinator = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.coordinator.stdout.readline()
+        while True:
+            group = self.status()["models"][0]["groups"][0]
+            if group["state"] == "ready":
+                return time.monotonic() - began
+            if group["state"] == "failed":
+                raise SystemExit(f"{self.command}: {group['message']}")
+            time.sleep(0.1)
+
+    def status(self):
+        out = subprocess.run([f"{self.bin}/alphecca", "status", "--connect", self.address, "--json"], capture_output=True,
+                             text=True, check=True)
+        return json.loads(out.stdout)
+
+    def generate(self, prompt_ids, tokens):
+        """Greedy, past end tokens; the CLI's JSON, whose timings are the client's."""
+        return self.generate_many([prompt_ids], tokens)[0]
+
+    def generate_many(self, prompts, tokens):
+        """Several requests at once."""
+        asks = [subprocess.Popen([f"{self.bin}/alphecca", "generate", "--json", "--connect", self.address, "--ids",
+                                  ",".join(map(str, ids)), "--max-tokens", str(tokens), "--temperature", "0", "--ignore-eos"],
+                                 stdout=subprocess.PIPE, text=True) for ids in prompts]
+        answers = [ask.communicate()[0] for ask in asks]
+        if any(ask.returncode != 0 for ask in asks):
+            raise SystemExit(f"generate failed: {answers}")
+        return [json.loads(answer.strip().splitlines()[-1]) for answer in answers]
