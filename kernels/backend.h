@@ -350,7 +350,7 @@ struct ChooseArgs {
 // ---- The contract -----------------------------------------------------------------------------------------------
 
 enum class Activations {
-  kDefault,  // int8 in blocks of 32 against Q4_0, Q8_0 and Q6_K; F32 against F32, BF16 and SFP8
+  kDefault,  // int8 against Q4_0 (a scale for 8 columns), Q8_0 (32), Q6_K (16); F32 against F32, BF16 and SFP8
   kF32,      // F32 against every type
 };
 

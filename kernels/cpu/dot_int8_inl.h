@@ -7,15 +7,20 @@ namespace {
 
 inline constexpr int kParts = kGroupRows / kLanes;
 
-// What a panel needs of one row of activations.
+// What a panel needs of one row of activations: its record, see QuantRows.
 struct QuantRow {
   const int8_t* q;
-  const float* d;
+  const float* d;         // Q8_0, Q6_K
+  const int32_t* scales;  // Q4_0
   const int32_t* corrections;
+  float scale;
 };
 inline QuantRow RecordAt(const std::byte* record, int64_t cols) {
-  return {reinterpret_cast<const int8_t*>(record), reinterpret_cast<const float*>(record + cols),
-          reinterpret_cast<const int32_t*>(record + cols + cols / 32 * 4)};
+  const QuantRecord at(cols);
+  return {reinterpret_cast<const int8_t*>(record), reinterpret_cast<const float*>(record + at.scales),
+          reinterpret_cast<const int32_t*>(record + at.scales),
+          reinterpret_cast<const int32_t*>(record + at.corrections),
+          *reinterpret_cast<const float*>(record + at.row_scale)};
 }
 
 // Group layout per block of 32 columns: d f16 [16 rows], then 4 runs of [16 rows][4 bytes]: bytes of run c hold columns
@@ -23,6 +28,45 @@ inline QuantRow RecordAt(const std::byte* record, int64_t cols) {
 struct Q4_0Int8 {
   static constexpr int kBlock = 32;
   static constexpr int64_t kGroupBytes = 18 * kGroupRows;
+
+  // The sub-blocks 8 * half.. and 16 + 8 * half.., which two runs hold. Their sums enter that of the block times their
+  // scales.
+  template <int kTokens>
+  static inline void Half(const std::byte* runs, const int8_t* const (&q)[kTokens],
+                          const int32_t* const (&scales)[kTokens], I (&sum)[kTokens][kParts]) {
+    I weights[2][kParts];
+    [[maybe_unused]] I low[kTokens][kParts];
+    for (int c = 0; c < 2; ++c) {
+      for (int v = 0; v < kParts; ++v) {
+        weights[c][v] = And(LoadBytes(runs + c * 4 * kGroupRows + v * 4 * kLanes), 0x0F);
+      }
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      for (int v = 0; v < kParts; ++v) {
+        const I dot = DotEight(weights[0][v], Four(q[t]), weights[1][v], Four(q[t] + 4));
+        if constexpr (kScalesInPairs) {
+          low[t][v] = dot;
+        } else {
+          sum[t][v] = AddScaled(sum[t][v], dot, scales[t]);
+        }
+      }
+    }
+    for (int c = 0; c < 2; ++c) {
+      for (int v = 0; v < kParts; ++v) {
+        weights[c][v] = And(ShiftRight<4>(LoadBytes(runs + c * 4 * kGroupRows + v * 4 * kLanes)), 0x0F);
+      }
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      for (int v = 0; v < kParts; ++v) {
+        const I dot = DotEight(weights[0][v], Four(q[t] + 16), weights[1][v], Four(q[t] + 20));
+        if constexpr (kScalesInPairs) {
+          sum[t][v] = AddScaledPair(sum[t][v], low[t][v], dot, scales[t]);
+        } else {
+          sum[t][v] = AddScaled(sum[t][v], dot, scales[t] + 1);
+        }
+      }
+    }
+  }
 
   template <int kTokens>
   static inline void Block(const std::byte* p, int64_t block, const QuantRow (&rows)[kTokens],
@@ -33,29 +77,21 @@ struct Q4_0Int8 {
         sum[t][v] = BeginSum(rows[t].corrections + block);
       }
     }
-    const std::byte* quads = p + 2 * kGroupRows;
 // Not unrolled: GCC would then hold back the additions and spill their terms.
 #pragma GCC unroll 1
-    for (int c = 0; c < 4; ++c) {
-      I low[kParts];
-      I high[kParts];
-      for (int v = 0; v < kParts; ++v) {
-        const I bytes = LoadBytes(quads + c * 4 * kGroupRows + v * 4 * kLanes);
-        low[v] = And(bytes, 0x0F);
-        high[v] = And(ShiftRight<4>(bytes), 0x0F);
-      }
+    for (int half = 0; half < 2; ++half) {
+      const int8_t* q[kTokens];
+      const int32_t* scales[kTokens];
       for (int t = 0; t < kTokens; ++t) {
-        const I first = Four(rows[t].q + block * 32 + 4 * c);
-        const I second = Four(rows[t].q + block * 32 + 16 + 4 * c);
-        for (int v = 0; v < kParts; ++v) {
-          sum[t][v] = DotUnsigned(DotUnsigned(sum[t][v], low[v], first), high[v], second);
-        }
+        q[t] = rows[t].q + block * 32 + 8 * half;
+        scales[t] = rows[t].scales + block * 4 + 2 * half;
       }
+      Half(p + 2 * kGroupRows + half * 8 * kGroupRows, q, scales, sum);
     }
     for (int v = 0; v < kParts; ++v) {
       const F d = LoadF16(p + v * 2 * kLanes);
       for (int t = 0; t < kTokens; ++t) {
-        total[t][v] = Fma(ToFloat(EndSum(sum[t][v])), Mul(d, Set(rows[t].d[block])), total[t][v]);
+        total[t][v] = Fma(ToFloat(sum[t][v]), d, total[t][v]);
       }
     }
   }
@@ -150,7 +186,7 @@ struct Q6_KInt8 {
         for (int s = 0; s < 4; ++s) {
           const std::byte* scale = scales + (half * 8 + 2 * s + which) * kGroupRows + v * kLanes;
           for (int t = 0; t < kTokens; ++t) {
-            const F d = Set(rows[t].d[block * 8 + half * 4 + s]);
+            const F d = Set(rows[t].d[block * 16 + half * 8 + 2 * s + which]);
             part[t] = Fma(ToFloat(EndScaledSum(sum[t][s], scale)), d, part[t]);
           }
         }
@@ -198,6 +234,9 @@ void Int8Tokens(const PanelArgs& a, int64_t first) {
     Weights::template Block<kTokens>(p, block, rows, total);
   }
   for (int t = 0; t < kTokens; ++t) {
+    for (int v = 0; v < kParts; ++v) {
+      total[t][v] = Mul(total[t][v], Set(rows[t].scale));
+    }
     StoreResult(a, first + t, total[t]);
   }
 }
@@ -232,34 +271,97 @@ inline int32_t Correction(const int8_t* q, int count, int offset) {
   return -offset * (pair[0] + pair[1]);
 }
 
-// d = max |x| / 127, q = x / d to the nearest. A value that is not finite makes its block's d NaN or infinite.
-void Quantise(const float* in, int64_t cols, DType type, std::byte* record) {
+// NaN or infinite if a value of n is, else 0.
+inline float Poison(const float* x, int64_t n) {
+  F poison = Zero();
+  for (int64_t i = 0; i < n; i += kLanes) {
+    poison = Fma(Load(x + i), Zero(), poison);
+  }
+  return Sum(poison);
+}
+
+inline float LargestOfEight(const float* x) {
+  return Largest(Abs(kLanes == 8 ? Load(x) : LoadN(x, 8)));
+}
+
+// q = x * factor of eight numbers, to the nearest.
+inline void RoundEight(const float* x, float factor, int8_t* q) {
+  const F scaled = Mul(kLanes == 8 ? Load(x) : LoadN(x, 8), Set(factor));
+  int8_t rounded[kLanes];
+  StoreI8(rounded, Round(Min(Max(scaled, Set(-127.0F)), Set(127.0F))));
+  __builtin_memcpy(q, rounded, 8);
+}
+
+// Q4_0: see QuantRows.
+void QuantiseInEights(const float* in, int64_t cols, std::byte* record) {
+  const QuantRecord at(cols);
   auto* q = reinterpret_cast<int8_t*>(record);
-  auto* d = reinterpret_cast<float*>(record + cols);
-  auto* corrections = reinterpret_cast<int32_t*>(record + cols + cols / 32 * 4);
-  for (int64_t begin = 0; begin < cols; begin += 32) {
-    const float* x = in + begin;
-    F max = Zero();
-    F poison = Zero();
-    for (int i = 0; i < 32; i += kLanes) {
-      max = Max(max, Abs(Load(x + i)));
-      poison = Fma(Load(x + i), Zero(), poison);
+  auto* scales = reinterpret_cast<int32_t*>(record + at.scales);
+  auto* corrections = reinterpret_cast<int32_t*>(record + at.corrections);
+  auto* largest_of = reinterpret_cast<float*>(scales);  // until the scales take their place
+  float largest = 0.0F;
+  for (int64_t b = 0; b < cols / 8; ++b) {
+    largest_of[b] = LargestOfEight(in + 8 * b);
+    largest = largest_of[b] > largest ? largest_of[b] : largest;
+  }
+  // Below this the smallest steps would be denormal.
+  const bool tiny = !(largest > 1e-30F);
+  const auto top = static_cast<float>(kLargestScale);
+  const float per_step = tiny ? 0.0F : top / largest;
+  for (int64_t block = 0; block < cols / 32; ++block) {
+    int32_t scale[4];
+    int32_t sum = 0;
+    for (int i = 0; i < 4; ++i) {
+      const int64_t eight = 4 * block + i;
+      const float steps = largest_of[eight] * per_step;  // rounded up, so that no number passes 127
+      scale[i] = steps < top ? static_cast<int32_t>(steps) : kLargestScale;
+      scale[i] += static_cast<float>(scale[i]) < steps || scale[i] == 0 ? 1 : 0;
+      RoundEight(in + 8 * eight, 127.0F * per_step / static_cast<float>(scale[i]), q + 8 * eight);
+      for (int j = 0; j < 8; ++j) {
+        sum += scale[i] * q[8 * eight + j];
+      }
     }
-    const float largest = Largest(max);
-    // Below this 127 / largest is not finite.
-    const bool tiny = !(largest > 1e-36F);
-    const F factor = Set(tiny ? 0.0F : 127.0F / largest);
-    for (int i = 0; i < 32; i += kLanes) {
-      const F scaled = Min(Max(Mul(Load(x + i), factor), Set(-127.0F)), Set(127.0F));
-      StoreI8(q + begin + i, Round(scaled));
+    PutScales(scale[0], scale[2], scales + 4 * block);
+    PutScales(scale[1], scale[3], scales + 4 * block + 2);
+    corrections[block] = -8 * sum;
+  }
+  const float row_scale = (tiny ? 0.0F : largest / (127.0F * top)) + Poison(in, cols);
+  __builtin_memcpy(record + at.row_scale, &row_scale, sizeof row_scale);
+}
+
+// Q8_0 in blocks of 32, Q6_K of 16: d = max |x| / 127, q = x / d to the nearest.
+void QuantiseInBlocks(const float* in, int64_t cols, DType type, std::byte* record) {
+  const QuantRecord at(cols);
+  auto* q = reinterpret_cast<int8_t*>(record);
+  auto* d = reinterpret_cast<float*>(record + at.scales);
+  auto* corrections = reinterpret_cast<int32_t*>(record + at.corrections);
+  const int size = type == DType::kQ6_K ? 16 : 32;
+  for (int64_t block = 0; block < cols / size; ++block) {
+    const float* x = in + block * size;
+    float largest = 0.0F;
+    for (int i = 0; i < size; i += 8) {
+      const float of_eight = LargestOfEight(x + i);
+      largest = of_eight > largest ? of_eight : largest;
     }
-    d[begin / 32] = (tiny ? 0.0F : largest / 127.0F) + Sum(poison);
-    if (type == DType::kQ4_0) {
-      corrections[begin / 32] = Correction(q + begin, 32, 8);
-    } else if (type == DType::kQ6_K) {
-      corrections[begin / 16] = Correction(q + begin, 16, 32);
-      corrections[begin / 16 + 1] = Correction(q + begin + 16, 16, 32);
+    const bool tiny = !(largest > 1e-36F);  // below this 127 / largest is not finite
+    for (int i = 0; i < size; i += 8) {
+      RoundEight(x + i, tiny ? 0.0F : 127.0F / largest, q + block * size + i);
     }
+    d[block] = (tiny ? 0.0F : largest / 127.0F) + Poison(x, size);
+    if (type == DType::kQ6_K) {
+      corrections[block] = Correction(q + block * 16, 16, 32);
+    }
+  }
+  const float one = 1.0F;
+  __builtin_memcpy(record + at.row_scale, &one, sizeof one);
+}
+
+// A value that is not finite makes the scale of its block or row NaN or infinite.
+void Quantise(const float* in, int64_t cols, DType type, std::byte* record) {
+  if (type == DType::kQ4_0) {
+    QuantiseInEights(in, cols, record);
+  } else {
+    QuantiseInBlocks(in, cols, type, record);
   }
 }
 

@@ -15,15 +15,30 @@ namespace alphecca::kernels::cpu {
 // Rows of a matrix that lie interleaved: what one panel computes.
 inline constexpr int kGroupRows = 16;
 
-// Activations in blocks of 32 signed bytes (value = d * q, |q| <= 127). A row is one record of `stride` bytes: q
-// [cols], then d f32 [cols / 32], then corrections i32: -offset times the sum of a weight scale's columns, so that
-// weights stored as unsigned numbers need no subtraction (Q4_0: 8, a sum per 32 columns; Q6_K: 32, per 16; else none).
+// Rows of activations in signed bytes, |q| <= 127, each a record of `stride` bytes that its kind of weights reads:
+//   Q4_0   value = row_scale * scale * q, scale a whole number from 1 to kLargestScale for every 8 columns
+//   Q8_0   value = d * q, d f32 for every 32 columns
+//   Q6_K   value = d * q, d f32 for every 16 columns
+// A scale for 8 columns costs little where sums of bytes are 16 bits wide: the multiplication that widens them takes it
+// as its factor. Corrections are -offset times the sum of the activations, so that weights stored as unsigned numbers
+// need no subtraction: Q4_0 8, scales included, one for 32 columns; Q6_K 32, one for 16; Q8_0 none.
 struct QuantRows {
   const std::byte* data = nullptr;
   int64_t stride = 0;
 };
+// 32 * 127 * 15 times this is within 32 bits, and it fits 16.
+inline constexpr int32_t kLargestScale = 1 << 14;
+
+// Where the parts of a record lie: bytes q [cols] from 0, then..
+struct QuantRecord {
+  int64_t scales;       // Q4_0: words of a path's own, a pair for two eights (PutScales), [cols / 8]; else d f32
+  int64_t corrections;  // i32
+  int64_t row_scale;    // f32; 1 but for Q4_0
+  constexpr explicit QuantRecord(int64_t cols)
+      : scales(cols), corrections(scales + cols / 8 * 4), row_scale(corrections + cols / 16 * 4) {}
+};
 constexpr int64_t QuantRowBytes(int64_t cols) {
-  return (cols + cols / 32 * 4 + cols / 16 * 4 + 63) / 64 * 64;
+  return (QuantRecord(cols).row_scale + 4 + 63) / 64 * 64;
 }
 
 // One group of 16 rows of a matrix times some rows of activations.

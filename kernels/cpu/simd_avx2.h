@@ -178,12 +178,21 @@ inline I BeginSum(const int32_t* correction) {
 inline I DotUnsigned(I sum, I weights, I four) {
   return {_mm256_add_epi16(sum.v, _mm256_maddubs_epi16(weights.v, four.v))};
 }
-inline I EndSum(I sum) {
-  return {_mm256_madd_epi16(sum.v, _mm256_set1_epi16(1))};
-}
 inline I EndScaledSum(I sum, const std::byte* scales) {
   const __m128i s = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales));
   return {_mm256_madd_epi16(sum.v, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(s, s)))};
+}
+// A scale stands twice in its word, for both 16-bit sums of a lane.
+inline constexpr bool kScalesInPairs = false;
+inline I DotEight(I w0, I a0, I w1, I a1) {
+  return {_mm256_add_epi16(_mm256_maddubs_epi16(w0.v, a0.v), _mm256_maddubs_epi16(w1.v, a1.v))};
+}
+inline I AddScaled(I sum, I dot, const int32_t* scale) {
+  return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(dot.v, _mm256_set1_epi32(*scale)))};
+}
+inline void PutScales(int32_t low, int32_t high, int32_t* to) {
+  to[0] = low | low << 16;
+  to[1] = high | high << 16;
 }
 inline I BeginSignedSum() {
   return {_mm256_setzero_si256()};

@@ -186,11 +186,22 @@ inline constexpr bool kPairedCorrection = false;
 inline I DotUnsigned(I sum, I weights, I four) {
   return {_mm512_dpbusd_epi32(sum.v, weights.v, four.v)};
 }
-inline I EndSum(I sum) {
-  return sum;
-}
 inline I EndScaledSum(I sum, const std::byte* scales) {
   return {_mm512_mullo_epi32(sum.v, Scales(scales))};
+}
+
+// Sums of eight fit 16 bits: two share a lane, as their scales share a word.
+inline constexpr bool kScalesInPairs = true;
+inline I DotEight(I w0, I a0, I w1, I a1) {
+  return {_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w0.v, a0.v), w1.v, a1.v)};
+}
+inline I AddScaledPair(I sum, I low, I high, const int32_t* scales) {
+  const __m512i both = _mm512_mask_blend_epi16(0xAAAAAAAAU, low.v, _mm512_slli_epi32(high.v, 16));
+  return {_mm512_dpwssd_epi32(sum.v, both, _mm512_set1_epi32(*scales))};
+}
+inline void PutScales(int32_t low, int32_t high, int32_t* to) {
+  to[0] = low | high << 16;
+  to[1] = 0;
 }
 
 #else
@@ -201,12 +212,22 @@ inline constexpr bool kPairedCorrection = true;
 inline I DotUnsigned(I sum, I weights, I four) {
   return {_mm512_add_epi16(sum.v, _mm512_maddubs_epi16(weights.v, four.v))};
 }
-inline I EndSum(I sum) {
-  return {_mm512_madd_epi16(sum.v, _mm512_set1_epi16(1))};
-}
 inline I EndScaledSum(I sum, const std::byte* scales) {
   const __m512i s = Scales(scales);  // the same number in both halves of a lane
   return {_mm512_madd_epi16(sum.v, _mm512_mask_blend_epi16(0xAAAAAAAAU, s, _mm512_slli_epi32(s, 16)))};
+}
+
+// A scale stands twice in its word, for both 16-bit sums of a lane.
+inline constexpr bool kScalesInPairs = false;
+inline I DotEight(I w0, I a0, I w1, I a1) {
+  return {_mm512_add_epi16(_mm512_maddubs_epi16(w0.v, a0.v), _mm512_maddubs_epi16(w1.v, a1.v))};
+}
+inline I AddScaled(I sum, I dot, const int32_t* scale) {
+  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(dot.v, _mm512_set1_epi32(*scale)))};
+}
+inline void PutScales(int32_t low, int32_t high, int32_t* to) {
+  to[0] = low | low << 16;
+  to[1] = high | high << 16;
 }
 
 #endif

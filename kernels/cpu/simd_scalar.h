@@ -213,14 +213,27 @@ inline I DotUnsigned(I sum, I weights, I four) {
     return x;
   });
 }
-inline I EndSum(I sum) {
-  return sum;
-}
-// Times a signed byte for each lane.
+// The sum times a signed byte for each lane.
 inline I EndScaledSum(I sum, const std::byte* scales) {
   return Each<I>([&](int i) { return sum.v[i] * std::to_integer<int8_t>(scales[i]); });
 }
-// The same of signed weights, any value.
+
+// Sums of eight columns, from four each of two vectors of weights at most 15, enter a sum times whole scales of up to
+// kLargestScale. True where AddScaledPair(sum, low, high, scales) takes two such sums at a time, in place of AddScaled.
+inline constexpr bool kScalesInPairs = false;
+inline I DotEight(I w0, I a0, I w1, I a1) {
+  return DotUnsigned(DotUnsigned(Each<I>([](int) { return 0; }), w0, a0), w1, a1);
+}
+inline I AddScaled(I sum, I dot, const int32_t* scale) {
+  return Each<I>([&](int i) { return sum.v[i] + dot.v[i] * *scale; });
+}
+// The words that AddScaled (one each) or AddScaledPair (both) read.
+inline void PutScales(int32_t low, int32_t high, int32_t* to) {
+  to[0] = low;
+  to[1] = high;
+}
+
+// sum + w0 a0 + .. + w3 a3 of signed weights, any value.
 inline I BeginSignedSum() {
   return Each<I>([&](int) { return 0; });
 }

@@ -1,8 +1,9 @@
 // Products in int8 are exact but for the rounding of activations: where these are whole numbers of at most 127, and 127
-// among them, in every block, nothing is rounded, and the product is that of F32. Weights at the ends of their range
-// are where a sum of 16 bits would overflow, if any did.
+// among them, in every block that has a scale of its own, times a power of two, nothing is rounded, and the product is
+// that of F32. Weights at the ends of their range are where a sum of 16 or 32 bits would overflow, if any did.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <random>
 
@@ -52,15 +53,24 @@ std::vector<std::byte> Weights(DType type, Numbers numbers) {
   return bytes;
 }
 
-std::vector<float> WholeActivations(bool extreme) {
+// Columns of activations that share a scale (see QuantRows).
+size_t BlockOf(DType type) {
+  return type == DType::kQ4_0 ? 8 : type == DType::kQ6_K ? 16 : 32;
+}
+
+std::vector<float> WholeActivations(DType type, bool extreme) {
   std::mt19937 random(6);
   std::vector<float> values(static_cast<size_t>(kTokens * kCols));
+  float scale = 1.0F;
   for (size_t i = 0; i < values.size(); ++i) {
     const int x = static_cast<int>(random() % 255U) - 127;
-    const bool end = extreme || i % 32 == 0;
-    values[i] = static_cast<float>(end ? (x < 0 ? -127 : 127) : x);
+    const bool first = i % BlockOf(type) == 0;
+    if (first) {
+      scale = std::ldexp(1.0F, -static_cast<int>(random() % 8U));
+    }
+    values[i] = scale * static_cast<float>(extreme || first ? (x < 0 ? -127 : 127) : x);
   }
-  // Rows of one sign only: all terms of a sum at their largest.
+  // Rows of one sign and scale only: all terms of a sum at their largest.
   for (size_t i = 0; extreme && i < static_cast<size_t>(kCols); ++i) {
     values[i] = 127.0F;
     values[static_cast<size_t>(kCols) + i] = -127.0F;
@@ -77,7 +87,7 @@ TEST(Int8ExactTest, WholeActivationsLoseNothing) {
           const HostTensor tensor = {type, file.data(), 1, kRows, kCols};
           const OpCase op_case = {"MatMul", "exact", [&](OpRun& run) {
                                     const Matrix& m = run.Packed({{tensor, {0, 1}, {0, kRows}, {0, kCols}}}, type);
-                                    const Tensor in = run.Put(WholeActivations(extreme), kTokens, kCols);
+                                    const Tensor in = run.Put(WholeActivations(type, extreme), kTokens, kCols);
                                     const Tensor out = run.Empty(kTokens, kRows);
                                     run.backend().MatMul(run.stream(), {.in = in, .matrix = &m, .out = out});
                                     // Terms of up to 2^-6 * 127 * 127 * 128.
