@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
-#include <numeric>
+#include <limits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -41,18 +41,19 @@ class Layer {
       : rows_(rows),
         per_rank_(static_cast<size_t>(per_rank)),
         holders_(rows.size()),
-        copies_(static_cast<size_t>(ranks)) {
-    for (int rank = 0; rank < ranks; ++rank) {
-      const Range own = OwnExperts(config, rank, ranks);
+        copies_(static_cast<size_t>(ranks)),
+        loads_(static_cast<size_t>(ranks), 0.0) {
+    for (size_t rank = 0; rank < copies_.size(); ++rank) {
+      const Range own = OwnExperts(config, static_cast<int>(rank), ranks);
       for (int64_t e = own.begin; e < own.end; ++e) {
         holders_[static_cast<size_t>(e)].push_back(rank);
+        loads_[rank] += static_cast<double>(rows_[static_cast<size_t>(e)]);
       }
     }
   }
 
   std::vector<std::vector<int32_t>> Place() {
-    const size_t wanted = per_rank_ * copies_.size();
-    for (size_t placed = 0; placed < wanted; ++placed) {
+    for (size_t wanted = per_rank_ * copies_.size(); wanted > 0; --wanted) {
       PlaceOne();
     }
     for (std::vector<int32_t>& copies : copies_) {
@@ -62,48 +63,51 @@ class Layer {
   }
 
  private:
-  double RowsACopy(size_t expert) const {
-    return static_cast<double>(rows_[expert]) / static_cast<double>(holders_[expert].size());
-  }
-  double LoadOf(int rank) const {
-    double load = 0.0;
-    for (size_t e = 0; e < holders_.size(); ++e) {
-      load += Holds(rank, e) ? RowsACopy(e) : 0.0;
-    }
-    return load;
-  }
-  bool Holds(int rank, size_t expert) const {
-    const std::vector<int>& holders = holders_[expert];
-    return std::find(holders.begin(), holders.end(), rank) != holders.end();
+  bool CanTake(size_t rank, size_t expert) const {
+    const std::vector<size_t>& holders = holders_[expert];
+    return copies_[rank].size() < per_rank_ && std::find(holders.begin(), holders.end(), rank) == holders.end();
   }
 
-  // The hottest expert that some rank can take goes to the least loaded of those that can.
+  // What the ranks would carry if `rank` held a copy of `expert` too.
+  std::vector<double> LoadsWith(size_t rank, size_t expert) const {
+    std::vector<double> loads = loads_;
+    const auto rows = static_cast<double>(rows_[expert]);
+    const auto holders = static_cast<double>(holders_[expert].size());
+    for (const size_t holder : holders_[expert]) {
+      loads[holder] -= rows / holders - rows / (holders + 1.0);
+    }
+    loads[rank] += rows / (holders + 1.0);
+    return loads;
+  }
+
+  // The copy that leaves the busiest rank with the least; of equal ones the hottest expert's.
   void PlaceOne() {
-    std::vector<int> open;
+    double best_load = std::numeric_limits<double>::infinity();
+    std::pair<size_t, size_t> best;  // rank, expert
     for (size_t rank = 0; rank < copies_.size(); ++rank) {
-      if (copies_[rank].size() < per_rank_) {
-        open.push_back(static_cast<int>(rank));
+      for (size_t expert = 0; expert < rows_.size(); ++expert) {
+        if (!CanTake(rank, expert)) {
+          continue;
+        }
+        const std::vector<double> loads = LoadsWith(rank, expert);
+        const double busiest = *std::max_element(loads.begin(), loads.end());
+        if (busiest < best_load || (busiest == best_load && rows_[expert] > rows_[best.second])) {
+          best_load = busiest;
+          best = {rank, expert};
+        }
       }
     }
-    std::vector<size_t> hottest(holders_.size());
-    std::iota(hottest.begin(), hottest.end(), size_t{0});
-    std::stable_sort(hottest.begin(), hottest.end(),
-                     [this](size_t a, size_t b) { return RowsACopy(a) > RowsACopy(b); });
-    std::stable_sort(open.begin(), open.end(), [this](int a, int b) { return LoadOf(a) < LoadOf(b); });
-    for (const size_t expert : hottest) {
-      const auto taker = std::find_if(open.begin(), open.end(), [&](int rank) { return !Holds(rank, expert); });
-      if (taker != open.end()) {
-        copies_[static_cast<size_t>(*taker)].push_back(static_cast<int32_t>(expert));
-        holders_[expert].push_back(*taker);
-        return;
-      }
-    }
+    const auto [rank, expert] = best;
+    loads_ = LoadsWith(rank, expert);
+    copies_[rank].push_back(static_cast<int32_t>(expert));
+    holders_[expert].push_back(rank);
   }
 
   const std::vector<uint64_t>& rows_;
   const size_t per_rank_;
-  std::vector<std::vector<int>> holders_;     // of each expert
+  std::vector<std::vector<size_t>> holders_;  // of each expert
   std::vector<std::vector<int32_t>> copies_;  // of each rank
+  std::vector<double> loads_;                 // rows of each rank, those of an expert shared evenly by its holders
 };
 
 }  // namespace

@@ -10,24 +10,25 @@
 namespace alphecca::engine {
 namespace {
 
+// Greedy and sampled, with and without filters, with log-probabilities, longer and shorter than the window of 64.
+std::vector<SequenceRequest> Mixture() {
+  std::vector<SequenceRequest> requests;
+  requests.push_back(MakeRequest(1, {2, 1210, 327, 2144}, 24));
+  requests.push_back(MakeRequest(2, MakePrompt(90, 1), 12));
+  SampleWith(requests.back(), 7, 1.0F, 0, 1.0F);
+  requests.push_back(MakeRequest(3, MakePrompt(33, 2), 20));
+  SampleWith(requests.back(), 8, 0.8F, 40, 0.9F);
+  requests.push_back(MakeRequest(4, MakePrompt(17, 3), 16));
+  SampleWith(requests.back(), 9, 1.2F, 0, 0.7F);
+  for (SequenceRequest& request : requests) {
+    request.logprobs = 3;
+  }
+  requests[1].prompt_logprobs = 2;
+  return requests;
+}
+
 class EngineEquivalence : public testing::TestWithParam<std::string> {
  protected:
-  // Greedy and sampled, with and without filters, with log-probabilities, longer and shorter than the window of 64.
-  static std::vector<SequenceRequest> Mixture() {
-    std::vector<SequenceRequest> requests;
-    requests.push_back(MakeRequest(1, {2, 1210, 327, 2144}, 24));
-    requests.push_back(MakeRequest(2, MakePrompt(90, 1), 12));
-    SampleWith(requests.back(), 7, 1.0F, 0, 1.0F);
-    requests.push_back(MakeRequest(3, MakePrompt(33, 2), 20));
-    SampleWith(requests.back(), 8, 0.8F, 40, 0.9F);
-    requests.push_back(MakeRequest(4, MakePrompt(17, 3), 16));
-    SampleWith(requests.back(), 9, 1.2F, 0, 0.7F);
-    for (SequenceRequest& request : requests) {
-      request.logprobs = 3;
-    }
-    requests[1].prompt_logprobs = 2;
-    return requests;
-  }
   // The mixture on one rank, whole prompts: made once a model.
   static const Answers& Baseline() {
     static std::map<std::string, Answers> made;
@@ -128,23 +129,15 @@ class WideEquivalence : public ::testing::TestWithParam<int> {
     }
     return options;
   }
-  static std::vector<SequenceRequest> Requests() {
-    std::vector<SequenceRequest> requests = Mixture();
-    for (SequenceRequest& request : requests) {
-      request.logprobs = 3;
-    }
-    requests[1].prompt_logprobs = 2;
-    return requests;
-  }
 };
 
 TEST_P(WideEquivalence, GivesWhatOneRankGives) {
   RunOptions plain;
   plain.kv_type = kernels::DType::kF32;
-  const Answers one = RunFresh(plain, Requests());
+  const Answers one = RunFresh(plain, Mixture());
   for (const bool copies : {false, true}) {
     SCOPED_TRACE(copies);
-    const Answers wide = RunFresh(Options(copies), Requests());
+    const Answers wide = RunFresh(Options(copies), Mixture());
     EXPECT_EQ(one.at(1).ids, wide.at(1).ids);  // greedy
     for (const auto& [id, heard] : wide) {
       SCOPED_TRACE(id);
@@ -161,16 +154,16 @@ TEST_P(WideEquivalence, GivesWhatOneRankGives) {
 TEST_P(WideEquivalence, NeitherOwnerNorNeighboursNorChunksChangeABit) {
   for (const bool copies : {false, true}) {
     SCOPED_TRACE(copies);
-    const Answers together = RunFresh(Options(copies), Requests());
+    const Answers together = RunFresh(Options(copies), Mixture());
     RunOptions chunked = Options(copies);
     chunked.step_tokens = 7;
     chunked.block_tokens = 4;
-    const Answers cut = RunFresh(chunked, Requests());
+    const Answers cut = RunFresh(chunked, Mixture());
     const auto checkpoint = OpenModel("tiny-moe");
     const auto group = MakeGroup(*checkpoint, Options(copies));
     ASSERT_NE(group, nullptr);
     uint64_t epoch = 0;
-    for (const SequenceRequest& request : Requests()) {
+    for (const SequenceRequest& request : Mixture()) {
       SCOPED_TRACE(request.id.value);
       const Answers alone = RunAll(*group, 256, ++epoch, {request});  // owned by rank 0
       ExpectSameBits(alone.at(request.id.value), together.at(request.id.value));

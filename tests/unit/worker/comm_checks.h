@@ -101,6 +101,43 @@ inline absl::Status CheckAllToAll(Communicator& comm, int64_t unit) {
   return recv == expected ? absl::OkStatus() : absl::DataLossError(absl::StrCat("all-to-all by ", unit, " is wrong"));
 }
 
+// As many rows as sizes of CheckAllToAll say, which only the senders know beforehand.
+inline absl::Status CheckExchangeRows(Communicator& comm, int64_t cols) {
+  NoStream stream;
+  const auto rows_of = [](int from, int to) { return (from + 2 * to) % 4; };
+  const int size = comm.size();
+  std::vector<int32_t> counts(static_cast<size_t>(size));
+  std::vector<int32_t> received(static_cast<size_t>(size) + 1, -1);
+  std::vector<float> send;
+  std::vector<float> expected;
+  std::vector<int32_t> expected_counts;
+  for (int r = 0; r < size; ++r) {
+    counts[r] = rows_of(comm.rank(), r);
+    expected_counts.push_back(rows_of(r, comm.rank()));
+    for (int64_t i = 0; i < counts[r] * cols; ++i) {
+      send.push_back(Value(16 * comm.rank() + r, i));
+    }
+    for (int64_t i = 0; i < expected_counts.back() * cols; ++i) {
+      expected.push_back(Value(16 * r + comm.rank(), i));
+    }
+  }
+  expected_counts.push_back(static_cast<int32_t>(expected.size()) / static_cast<int32_t>(cols));
+  std::vector<float> recv(static_cast<size_t>(3 * size * cols));
+  const auto tensor = [](void* data, kernels::DType type, int64_t rows, int64_t width) {
+    return kernels::Tensor{.data = data, .type = type, .rows = rows, .cols = width, .stride = width};
+  };
+  const RowExchange exchange = {
+      .send = tensor(send.data(), kernels::DType::kF32, static_cast<int64_t>(send.size()) / cols, cols),
+      .send_counts = tensor(counts.data(), kernels::DType::kI32, 1, size),
+      .recv = tensor(recv.data(), kernels::DType::kF32, 3 * size, cols),
+      .recv_counts = tensor(received.data(), kernels::DType::kI32, 1, size + 1)};
+  RETURN_IF_ERROR(comm.ExchangeRows(stream, exchange));
+  recv.resize(expected.size());
+  return recv == expected && received == expected_counts
+             ? absl::OkStatus()
+             : absl::DataLossError(absl::StrCat("exchange of rows of ", cols, " is wrong"));
+}
+
 // `region`: the implementation's piece size in bytes; sizes below go to and beyond it.
 inline absl::Status CheckEverything(Communicator& comm, int64_t region) {
   const int64_t floats = region / 4;
@@ -114,6 +151,9 @@ inline absl::Status CheckEverything(Communicator& comm, int64_t region) {
   }
   for (const int64_t unit : {int64_t{0}, int64_t{1}, int64_t{100}, region / 2 + 1, region}) {
     RETURN_IF_ERROR(CheckAllToAll(comm, unit));
+  }
+  for (const int64_t cols : {int64_t{1}, int64_t{33}, floats / 2 + 1}) {
+    RETURN_IF_ERROR(CheckExchangeRows(comm, cols));
   }
   return comm.Barrier();
 }

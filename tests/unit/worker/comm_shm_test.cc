@@ -161,6 +161,27 @@ TEST(ThreadGroup, AllToAllChecksWhatPeersExpect) {
   EXPECT_THAT(std::string(results[0].message()), HasSubstr("rank 1 sends 4 bytes to rank 0, which expects 5"));
 }
 
+TEST(ThreadGroup, RowsThatFindNoRoomAreAnError) {
+  auto group = CreateShmGroup(2);
+  ASSERT_TRUE(group.ok());
+  const auto results = OnAllRanks(*group, [](Communicator& comm) {
+    NoStream stream;
+    std::vector<float> send(4, 1.0F);
+    std::vector<float> recv(4);
+    std::vector<int32_t> counts = {comm.rank() == 0 ? 0 : 2, 2};
+    std::vector<int32_t> received(3);
+    const auto tensor = [](void* data, kernels::DType type, int64_t rows, int64_t cols) {
+      return kernels::Tensor{.data = data, .type = type, .rows = rows, .cols = cols, .stride = cols};
+    };
+    return comm.ExchangeRows(stream, {.send = tensor(send.data(), kernels::DType::kF32, 4, 1),
+                                      .send_counts = tensor(counts.data(), kernels::DType::kI32, 1, 2),
+                                      .recv = tensor(recv.data(), kernels::DType::kF32, 3, 1),
+                                      .recv_counts = tensor(received.data(), kernels::DType::kI32, 1, 3)});
+  });
+  EXPECT_EQ(results[0].code(), absl::StatusCode::kUnavailable) << results[0];  // of no fault of its own
+  EXPECT_EQ(results[1].code(), absl::StatusCode::kInternal) << results[1];     // 4 rows for a room of 3
+}
+
 TEST(ThreadGroup, OnlyDenseF32IsSummed) {
   auto group = *CreateShmGroup(1, SmallRegions());
   NoStream stream;

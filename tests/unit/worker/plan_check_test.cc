@@ -142,5 +142,34 @@ TEST(PlanCheck, ReopenedSlotStartsWithNothing) {
   EXPECT_EQ(check.Check(plan).code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(PlanCheck, ASlotHasOneOwner) {
+  ShardLimits limits = Limits();
+  limits.owners = 3;
+  StepPlan plan = GoodPlan();
+  StepPlan second = GoodSecondPlan();
+  for (PlanRow& row : plan.rows) {
+    row.owner = 2;
+  }
+  second.rows[0].owner = 2;
+  PlanCheck good(limits);
+  EXPECT_TRUE(good.Check(plan).ok());
+  EXPECT_TRUE(good.Check(second).ok());
+  PlanCheck moved(limits);
+  EXPECT_TRUE(moved.Check(plan).ok());
+  second.rows[0].owner = 1;
+  EXPECT_THAT(std::string(moved.Check(second).message()), HasSubstr("owner 1 of slot 1, which rank 2 owns"));
+  for (const int32_t owner : {-1, 3}) {
+    plan.rows[3].owner = owner;
+    EXPECT_THAT(std::string(PlanCheck(limits).Check(plan).message()), HasSubstr("must be 0 to 2"));
+  }
+}
+
+TEST(PlanCheck, TablesComeWithRows) {
+  StepPlan plan = GoodPlan();
+  plan.opens.push_back({.slot = 0, .sampling = {}});
+  plan.tables[0].push_back({0, 0, 1});
+  EXPECT_THAT(std::string(PlanCheck(Limits()).Check(plan).message()), HasSubstr("slot 0"));
+}
+
 }  // namespace
 }  // namespace alphecca::engine

@@ -200,6 +200,27 @@ TEST(Assignment, IsChecked) {
   EXPECT_THAT(message([](v1::Assignment& a) { a.set_weights("f16"); }), HasSubstr("f16"));
   EXPECT_THAT(message([](v1::Assignment& a) { a.set_kv_type("int4"); }), HasSubstr("int4"));
   EXPECT_THAT(message([](v1::Assignment& a) { a.set_activations("bf16"); }), HasSubstr("bf16"));
+  EXPECT_THAT(message([](v1::Assignment& a) { a.set_expert_mode("narrow"); }), HasSubstr("narrow"));
+  EXPECT_THAT(message([](v1::Assignment& a) { a.mutable_expert_replicas()->add_experts(1); }),
+              HasSubstr("1 expert replicas"));
+  EXPECT_THAT(message([](v1::Assignment& a) { a.mutable_expert_replicas()->set_per_rank(-1); }), HasSubstr("-1"));
+}
+
+TEST(Assignment, CarriesCopiesOfExperts) {
+  v1::Assignment a = SomeAssignment();
+  a.set_tp(1);
+  a.set_ep(2);
+  a.set_expert_mode("wide");
+  a.mutable_expert_replicas()->set_per_rank(2);
+  for (const int expert : {4, 5, 0, 1, 6, 7, 2, 3}) {  // two layers of two ranks
+    a.mutable_expert_replicas()->add_experts(expert);
+  }
+  const auto good = FromProto(a);
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_EQ(good->sharding.mode, model::ExpertMode::kWide);
+  EXPECT_EQ(good->sharding.replicas, (model::ExpertReplicas{{{4, 5}, {0, 1}}, {{6, 7}, {2, 3}}}));
+  a.mutable_expert_replicas()->add_experts(8);
+  EXPECT_THAT(std::string(FromProto(a).status().message()), HasSubstr("9 expert replicas"));
 }
 
 TEST(HostPort, IsParsed) {

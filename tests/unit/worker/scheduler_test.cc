@@ -74,6 +74,31 @@ TEST(Scheduler, NobodyOvertakesTheHeadOfTheQueue) {
   EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{2, 3}));
 }
 
+TEST(Scheduler, SequencesSpreadOverOwnersWithPoolsOfTheirOwn) {
+  SchedulerOptions options = Small();
+  options.owners = 2;
+  options.max_sequences = 4;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  for (uint64_t key = 1; key <= 4; ++key) {
+    ASSERT_TRUE(scheduler->Add(Of(key, 2, key == 1 ? 108 : 10)).ok());
+  }
+  const auto batch = scheduler->Next();
+  ASSERT_TRUE(batch.ok());
+  ASSERT_EQ(Keys(*batch), (KeyList{1, 2, 3, 4}));
+  // 3 finds one sequence with each owner, but 1 has reserved nearly all blocks of the first.
+  std::vector<int> owners;
+  for (const Share& share : batch->shares) {
+    owners.push_back(share.owner);
+  }
+  EXPECT_EQ(owners, (std::vector<int>{0, 1, 1, 1}));
+  EXPECT_EQ(scheduler->blocks_used(kernels::kFullPool), 4);
+  EXPECT_TRUE(scheduler->Remove(SequenceKey(1)));
+  EXPECT_TRUE(scheduler->Remove(SequenceKey(3)));
+  ASSERT_TRUE(scheduler->Add(Of(5, 2, 10)).ok());
+  EXPECT_EQ(scheduler->Next()->shares.back().owner, 0);
+}
+
 TEST(Scheduler, PriorityThenArrival) {
   SchedulerOptions options = Small();
   options.max_sequences = 1;
