@@ -11,8 +11,12 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
@@ -24,7 +28,8 @@ namespace {
 
 struct ConvertFlags {
   std::string model;
-  std::string weights;
+  std::string weights = "as-file";
+  std::string plan;
   std::string out;
   int threads = 0;
   bool force = false;
@@ -67,11 +72,32 @@ absl::StatusOr<model::GgufMetadata> TokenizerMetadata(const model::Checkpoint& c
   return metadata;
 }
 
+// "tp=4,ep=2" or "tp=4"; experts are split as `up` does without --ep.
+absl::Status ReadPlan(const std::string& text, const model::ModelConfig& config, model::ConvertOptions& options) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ',');
+  const auto degree = [](absl::string_view part, absl::string_view name, int& to) {
+    return absl::ConsumePrefix(&part, name) && absl::SimpleAtoi(part, &to) && to > 0;
+  };
+  if (parts.size() > 2 || !degree(parts[0], "tp=", options.tp) ||
+      (parts.size() == 2 && !degree(parts[1], "ep=", options.ep))) {
+    return absl::InvalidArgumentError(absl::StrCat("--plan \"", text, "\": tp=N or tp=N,ep=N is expected"));
+  }
+  if (parts.size() == 1) {
+    options.ep = config.experts > 0 ? options.tp : 1;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Run(const ConvertFlags& flags) {
   ASSIGN_OR_RETURN(const ResolvedModel resolved, ResolveModel(flags.model, DownloadProgress()));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::Checkpoint> checkpoint, model::Checkpoint::Open(resolved.path));
   model::ConvertOptions options;
   ASSIGN_OR_RETURN(options.weights, model::ParseWeightType(flags.weights));
+  if (!flags.plan.empty()) {
+    RETURN_IF_ERROR(ReadPlan(flags.plan, checkpoint->config(), options));
+  } else if (options.weights == model::WeightType::kAsFile) {
+    return absl::InvalidArgumentError("neither --weights nor --plan is given: the result would be the source");
+  }
   options.out = flags.out;
   options.force = flags.force;
   options.threads = flags.threads > 0 ? flags.threads : static_cast<int>(std::thread::hardware_concurrency());
@@ -81,7 +107,8 @@ absl::Status Run(const ConvertFlags& flags) {
                    static_cast<double>(total) / 1e9, done == total ? "\n" : "");
     };
   }
-  if (options.weights == model::WeightType::kSFP8) {
+  const bool as_safetensors = options.weights == model::WeightType::kAsFile && checkpoint->gguf() == nullptr;
+  if (options.weights == model::WeightType::kSFP8 || as_safetensors) {
     RETURN_IF_ERROR(model::ConvertToSafetensors(*checkpoint, options));
   } else {
     model::GgufMetadata tokenizer;
@@ -98,18 +125,23 @@ absl::Status Run(const ConvertFlags& flags) {
 
 void AddConvert(CLI::App& app, int& result) {
   auto flags = std::make_shared<ConvertFlags>();
-  CLI::App* command = app.add_subcommand("convert", "Write a checkpoint with its weights in another type");
+  CLI::App* command =
+      app.add_subcommand("convert", "Write a checkpoint with its weights in another type, or laid out for a plan");
   command->footer(
       "bf16 and q4_0 write one .gguf file, tokenizer included; sfp8 a directory with model.safetensors and copies of\n"
       "the source's JSON files. The result serves as the source does with the same --weights, without converting at\n"
       "each start. F32, F16 and BF16 weights are converted; quantised ones would be rounded twice and are refused.\n"
-      "  alphecca convert --model hf:google/gemma-4-E2B-it --weights q4_0 --out e2b-q4_0.gguf");
+      "--plan lays the bytes of each rank of that plan together, so that a rank reads no others; the file then serves\n"
+      "that plan only. Without --weights it keeps the source's types and form.\n"
+      "  alphecca convert --model hf:google/gemma-4-E2B-it --weights q4_0 --out e2b-q4_0.gguf\n"
+      "  alphecca convert --model hf:google/gemma-4-31B-it --plan tp=8 --out gemma-4-31b-tp8");
   command->add_option("-m,--model", flags->model, "A known name, a checkpoint directory, a .gguf file, or hf:org/repo")
       ->required();
-  command->add_option("--weights", flags->weights, "Type to write")
-      ->required()
-      ->check(CLI::IsMember({"bf16", "sfp8", "q4_0"}));
-  command->add_option("-o,--out", flags->out, "Path to write: a .gguf file, or for sfp8 a directory")->required();
+  command->add_option("--weights", flags->weights, "Type to write: as-file only with --plan")
+      ->check(CLI::IsMember({"as-file", "bf16", "sfp8", "q4_0"}))
+      ->capture_default_str();
+  command->add_option("--plan", flags->plan, "tp=N[,ep=N]: lay out for this plan; ep: tp if the model has experts");
+  command->add_option("-o,--out", flags->out, "Path to write: a .gguf file, or a directory of safetensors")->required();
   command->add_option("--threads", flags->threads, "Threads that convert; 0: this host's")->check(CLI::Range(0, 1024));
   command->add_flag("--force", flags->force, "Replace what is there");
   command->callback([flags, &result] {

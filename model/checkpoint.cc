@@ -17,6 +17,7 @@
 #include "model/hash.h"
 #include "model/mapped_file.h"
 #include "model/messages.h"
+#include "model/plan_layout.h"
 #include "model/safetensors.h"
 
 namespace alphecca::model {
@@ -33,8 +34,10 @@ struct Located {
   uint64_t offset = 0;
 };
 
-// Finds a tensor by its canonical name; empty if the file has none. InvalidArgument if it cannot be a HostTensor.
-using Locate = std::function<absl::StatusOr<std::optional<Located>>(TensorKind kind, int layer)>;
+// Finds a tensor by its canonical name, followed by `suffix`; empty if the file has none. InvalidArgument if it cannot
+// be a HostTensor.
+using Locate =
+    std::function<absl::StatusOr<std::optional<Located>>(TensorKind kind, int layer, const std::string& suffix)>;
 
 std::string BaseName(const std::string& path) {
   return std::filesystem::path(path).filename().string();
@@ -87,8 +90,13 @@ class MappedCheckpoint final : public Checkpoint {
       result->config_.name = std::filesystem::path(file->path()).stem().string();
     }
     result->gguf_ = std::move(file);
-    RETURN_IF_ERROR(
-        result->Index([&gguf = *result->gguf_](TensorKind kind, int layer) { return InGguf(gguf, kind, layer); }));
+    if (result->gguf_->Has(kPlanKey)) {
+      ASSIGN_OR_RETURN(const std::string_view layout, result->gguf_->String(kPlanKey));
+      RETURN_IF_ERROR(result->ReadLayout(layout));
+    }
+    RETURN_IF_ERROR(result->Index([&gguf = *result->gguf_](TensorKind kind, int layer, const std::string& suffix) {
+      return InGguf(gguf, kind, layer, suffix);
+    }));
     return result;
   }
 
@@ -107,9 +115,15 @@ class MappedCheckpoint final : public Checkpoint {
     result->config_.name = BaseName(error ? path : absolute.string());
     result->norm_offset_ = result->config_.family == Family::kGemma3 ? 1.0F : 0.0F;
     ASSIGN_OR_RETURN(result->safetensors_, SafetensorsSet::Open(path));
-    ASSIGN_OR_RETURN(const std::string prefix, Prefix(*result->safetensors_, path));
-    const Locate locate = [&set = *result->safetensors_, &prefix](TensorKind kind, int layer) {
-      return InSafetensors(set, prefix, kind, layer);
+    std::string prefix = "model.";
+    if (const std::string* layout = result->safetensors_->Metadata(kPlanKey)) {
+      RETURN_IF_ERROR(result->ReadLayout(*layout));
+    } else {
+      ASSIGN_OR_RETURN(prefix, Prefix(*result->safetensors_, path));
+    }
+    const Locate locate = [&set = *result->safetensors_, &prefix](TensorKind kind, int layer,
+                                                                  const std::string& suffix) {
+      return InSafetensors(set, prefix, kind, layer, suffix);
     };
     RETURN_IF_ERROR(result->ClampVocabulary(locate));
     RETURN_IF_ERROR(result->Index(locate));
@@ -118,10 +132,35 @@ class MappedCheckpoint final : public Checkpoint {
 
   absl::StatusOr<HostTensor> Find(TensorKind kind, int layer) const override {
     const auto it = tensors_.find({kind, layer});
-    if (it == tensors_.end()) {
-      return absl::NotFoundError(Text(path_, ": no tensor ", CanonicalName(kind, layer)));
+    if (it != tensors_.end()) {
+      return it->second;
     }
-    return it->second;
+    if (parts_.contains({kind, layer})) {
+      return absl::FailedPreconditionError(Text(path_, ": ", CanonicalName(kind, layer), " lies in parts for tp ",
+                                                layout_->tp, ", ep ", layout_->ep,
+                                                "; use the checkpoint that the file was converted from"));
+    }
+    return absl::NotFoundError(Text(path_, ": no tensor ", CanonicalName(kind, layer)));
+  }
+  absl::StatusOr<DType> TypeOf(TensorKind kind, int layer) const override {
+    const auto parts = parts_.find({kind, layer});
+    return parts == parts_.end() ? Checkpoint::TypeOf(kind, layer) : parts->second.front().second.type;
+  }
+  const ShardPlan* layout() const override { return layout_.has_value() ? &*layout_ : nullptr; }
+  absl::StatusOr<kernels::PackSource> Cut(const TensorSlice& slice) const override {
+    const auto parts = parts_.find({slice.kind, slice.layer});
+    if (parts == parts_.end()) {
+      return Checkpoint::Cut(slice);
+    }
+    for (const auto& [held, tensor] : parts->second) {
+      if (held.items == slice.items && held.rows == slice.rows && held.cols == slice.cols) {
+        return kernels::PackSource{
+            .tensor = tensor, .items = {0, tensor.items}, .rows = {0, tensor.rows}, .cols = {0, tensor.cols}};
+      }
+    }
+    return absl::FailedPreconditionError(Text(path_, " is laid out for tp ", layout_->tp, ", ep ", layout_->ep,
+                                              " and has no part ", CanonicalName(slice.kind, slice.layer),
+                                              PartSuffix({.slice = slice})));
   }
   void Advise(const HostTensor& tensor, Residency residency) const override {
     const std::span bytes(
@@ -143,9 +182,10 @@ class MappedCheckpoint final : public Checkpoint {
  private:
   MappedCheckpoint() = default;
 
-  static absl::StatusOr<std::optional<Located>> InGguf(const GgufFile& file, TensorKind kind, int layer) {
+  static absl::StatusOr<std::optional<Located>> InGguf(const GgufFile& file, TensorKind kind, int layer,
+                                                       const std::string& suffix) {
     Located located;
-    located.name = GgufName(kind, layer);
+    located.name = GgufName(kind, layer) + suffix;
     located.path = file.path();
     const GgufTensor* tensor = file.FindTensor(located.name);
     if (tensor == nullptr) {
@@ -164,9 +204,9 @@ class MappedCheckpoint final : public Checkpoint {
   }
 
   static absl::StatusOr<std::optional<Located>> InSafetensors(const SafetensorsSet& set, const std::string& prefix,
-                                                              TensorKind kind, int layer) {
+                                                              TensorKind kind, int layer, const std::string& suffix) {
     Located located;
-    located.name = prefix + CanonicalName(kind, layer);
+    located.name = prefix + CanonicalName(kind, layer) + suffix;
     const auto entry = set.Find(located.name);
     if (!entry) {
       return std::optional<Located>();
@@ -237,12 +277,12 @@ class MappedCheckpoint final : public Checkpoint {
 
   // Converters drop rows of the embedding beyond the tokenizer's last token.
   absl::Status ClampVocabulary(const Locate& locate) {
-    ASSIGN_OR_RETURN(const auto embedding, locate(TensorKind::kEmbedding, -1));
+    ASSIGN_OR_RETURN(const auto embedding, locate(TensorKind::kEmbedding, -1, ""));
     if (embedding && embedding->tensor.rows > 0 && embedding->tensor.rows < config_.vocab) {
       config_.vocab = embedding->tensor.rows;
     }
     if (config_.per_layer_width > 0) {
-      ASSIGN_OR_RETURN(const auto table, locate(TensorKind::kPerLayerEmbedding, -1));
+      ASSIGN_OR_RETURN(const auto table, locate(TensorKind::kPerLayerEmbedding, -1, ""));
       if (table && table->tensor.rows > 0 && table->tensor.rows < config_.per_layer_vocab) {
         config_.per_layer_vocab = table->tensor.rows;
       }
@@ -250,13 +290,71 @@ class MappedCheckpoint final : public Checkpoint {
     return config_.Validate();
   }
 
+  absl::Status ReadLayout(std::string_view text) {
+    const auto in_file = [this](const absl::Status& status) {
+      return absl::Status(status.code(), Text(path_, ": ", status.message()));
+    };
+    const absl::StatusOr<PlanLayout> layout = ParseLayout(text);
+    if (!layout.ok()) {
+      return in_file(layout.status());
+    }
+    if (layout->vocab > config_.vocab) {
+      return absl::InvalidArgumentError(Text(path_, ": ", kPlanKey, " says ", layout->vocab,
+                                             " rows of the embedding; the configuration has ", config_.vocab));
+    }
+    config_.vocab = layout->vocab;
+    absl::StatusOr<ShardPlan> plan = MakeShardPlan(config_, {layout->tp, layout->ep}, layout->column_unit);
+    if (!plan.ok()) {
+      return in_file(plan.status());
+    }
+    layout_ = *std::move(plan);
+    return absl::OkStatus();
+  }
+
   // Finds and checks every tensor of the catalogue.
   absl::Status Index(const Locate& locate) {
     std::vector<Located> order;
+    RETURN_IF_ERROR(layout_.has_value() ? IndexParts(locate, &order) : IndexWhole(locate, &order));
+    revision_ = ComputeRevision(order);
+    return absl::OkStatus();
+  }
+
+  // The same for each part that a rank of the layout holds.
+  absl::Status IndexParts(const Locate& locate, std::vector<Located>* order) {
+    for (const PlanPart& part : PartsOf(config_, *layout_)) {
+      const TensorSlice& slice = part.slice;
+      const std::string suffix = PartSuffix(part);
+      const TensorSpec spec = {.kind = slice.kind,
+                               .layer = slice.layer,
+                               .items = slice.items.size(),
+                               .rows = slice.rows.size(),
+                               .cols = slice.cols.size()};
+      ASSIGN_OR_RETURN(auto located, locate(slice.kind, slice.layer, suffix));
+      if (!located) {
+        return Missing(spec, suffix);
+      }
+      ASSIGN_OR_RETURN(const HostTensor tensor, Check(spec, *located));
+      if (part.whole) {
+        tensors_.emplace(std::pair(spec.kind, spec.layer), tensor);
+      } else {
+        auto& parts = parts_[{spec.kind, spec.layer}];
+        if (!parts.empty() && parts.front().second.type != tensor.type) {
+          return absl::InvalidArgumentError(
+              Text(located->path, ": tensor ", located->name, " has the type ", kernels::Info(tensor.type).name,
+                   ", another part of it ", kernels::Info(parts.front().second.type).name, "; one type is expected"));
+        }
+        parts.emplace_back(slice, tensor);
+      }
+      order->push_back(*std::move(located));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status IndexWhole(const Locate& locate, std::vector<Located>* order) {
     for (const TensorSpec& spec : Catalogue(config_)) {
-      ASSIGN_OR_RETURN(auto located, locate(spec.kind, spec.layer));
+      ASSIGN_OR_RETURN(auto located, locate(spec.kind, spec.layer, ""));
       if (located) {
-        RETURN_IF_ERROR(Keep(spec, *std::move(located), &order));
+        RETURN_IF_ERROR(Keep(spec, *std::move(located), order));
         continue;
       }
       if (spec.kind != TensorKind::kExpertGateUp) {
@@ -267,26 +365,33 @@ class MappedCheckpoint final : public Checkpoint {
         TensorSpec half_spec = spec;
         half_spec.kind = half;
         half_spec.rows = spec.rows / 2;
-        ASSIGN_OR_RETURN(located, locate(half, spec.layer));
+        ASSIGN_OR_RETURN(located, locate(half, spec.layer, ""));
         if (!located) {
           return Missing(spec);
         }
-        RETURN_IF_ERROR(Keep(half_spec, *std::move(located), &order));
+        RETURN_IF_ERROR(Keep(half_spec, *std::move(located), order));
       }
     }
-    revision_ = ComputeRevision(order);
     return absl::OkStatus();
   }
 
-  absl::Status Missing(const TensorSpec& spec) const {
+  absl::Status Missing(const TensorSpec& spec, const std::string& suffix = "") const {
     return absl::InvalidArgumentError(Text(
         path_, ": tensor ", gguf_ != nullptr ? GgufName(spec.kind, spec.layer) : CanonicalName(spec.kind, spec.layer),
-        " is missing; the configuration wants ", ShapeText(spec.items, spec.rows, spec.cols)));
+        suffix, " is missing; the configuration wants ", ShapeText(spec.items, spec.rows, spec.cols)));
   }
 
   absl::Status Keep(const TensorSpec& spec, Located located, std::vector<Located>* order) {
+    ASSIGN_OR_RETURN(const HostTensor tensor, Check(spec, located));
+    tensors_.emplace(std::pair(spec.kind, spec.layer), tensor);
+    order->push_back(std::move(located));
+    return absl::OkStatus();
+  }
+
+  // The tensor, aligned.
+  absl::StatusOr<HostTensor> Check(const TensorSpec& spec, const Located& located) {
     RETURN_IF_ERROR(CheckTensor(located, spec));
-    HostTensor& tensor = located.tensor;
+    HostTensor tensor = located.tensor;
     // The format's own writer pads headers, so that this copy never happens for its files.
     if (reinterpret_cast<uintptr_t>(tensor.data) % AlignmentOf(tensor.type) != 0) {
       const auto bytes = static_cast<size_t>(tensor.items * tensor.rows * kernels::RowBytes(tensor.type, tensor.cols));
@@ -294,9 +399,7 @@ class MappedCheckpoint final : public Checkpoint {
       std::memcpy(copy.data(), tensor.data, bytes);
       tensor.data = copy.data();
     }
-    tensors_.emplace(std::pair(spec.kind, spec.layer), tensor);
-    order->push_back(std::move(located));
-    return absl::OkStatus();
+    return tensor;
   }
 
   void HashConfig(FieldHash* hash) const {
@@ -349,6 +452,8 @@ class MappedCheckpoint final : public Checkpoint {
   std::unique_ptr<SafetensorsSet> safetensors_;
   std::vector<std::vector<std::byte>> copies_;
   std::map<std::pair<TensorKind, int>, HostTensor> tensors_;
+  std::optional<ShardPlan> layout_;
+  std::map<std::pair<TensorKind, int>, std::vector<std::pair<TensorSlice, HostTensor>>> parts_;
   float norm_offset_ = 0.0F;
   std::string revision_;
 };
@@ -376,6 +481,25 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   }
   return absl::NotFoundError(
       Text(path, ": neither config.json nor model.gguf is in this directory; is it a checkpoint?"));
+}
+
+absl::StatusOr<DType> Checkpoint::TypeOf(TensorKind kind, int layer) const {
+  ASSIGN_OR_RETURN(const HostTensor tensor, Find(kind, layer));
+  return tensor.type;
+}
+
+absl::StatusOr<kernels::PackSource> Checkpoint::Cut(const TensorSlice& held) const {
+  const bool split = held.kind == TensorKind::kExpertGateUp && !Has(held.kind, held.layer);
+  const TensorSlice slice = split ? InSplitForm(config_, held) : held;
+  ASSIGN_OR_RETURN(const HostTensor tensor, Find(slice.kind, slice.layer));
+  const auto inside = [](Range range, int64_t size) { return range.begin >= 0 && range.end <= size; };
+  if (!inside(slice.items, tensor.items) || !inside(slice.rows, tensor.rows) || !inside(slice.cols, tensor.cols)) {
+    return absl::InvalidArgumentError(Text(CanonicalName(slice.kind, slice.layer), " ",
+                                           ShapeText(tensor.items, tensor.rows, tensor.cols),
+                                           ": the plan asks for items up to ", slice.items.end, ", rows up to ",
+                                           slice.rows.end, ", columns up to ", slice.cols.end));
+  }
+  return kernels::PackSource{.tensor = tensor, .items = slice.items, .rows = slice.rows, .cols = slice.cols};
 }
 
 std::vector<TensorSpec> TensorsOf(const Checkpoint& checkpoint) {

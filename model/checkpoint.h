@@ -15,6 +15,8 @@
 namespace alphecca::model {
 
 class GgufFile;
+struct ShardPlan;
+struct TensorSlice;
 
 class Checkpoint {
  public:
@@ -23,9 +25,9 @@ class Checkpoint {
   // `path`: a directory with config.json (or config.hf5.json) and model.safetensors or model.safetensors.index.json,
   // one with model.gguf and no config.json, or one .gguf file. NotFound, InvalidArgument, DataLoss: messages name the
   // file and the tensor or key. Every tensor of Catalogue(config) is present, of a known type and the right shape, and
-  // lies within its file; vectors are F32, F16 or BF16; SFP8 is as model/safetensors.h says. config().vocab is what the
-  // embedding has: files may hold fewer rows than config.json says. Other tensors (towers, lm_head, K and V of layers
-  // that share) are ignored.
+  // lies within its file, whole or in the parts of layout(); vectors are F32, F16 or BF16; SFP8 is as
+  // model/safetensors.h says. config().vocab is what the embedding has: files may hold fewer rows than config.json
+  // says. Other tensors (towers, lm_head, K and V of layers that share) are ignored.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
   // The same over a container that is already open.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> FromGguf(std::unique_ptr<GgufFile> file);
@@ -34,9 +36,18 @@ class Checkpoint {
   const std::string& path() const { return path_; }
 
   // The bytes of a tensor, valid while this object lives, aligned to the elements of its type. kExpertGate / kExpertUp
-  // exist only where the file splits them, kExpertGateUp only where it does not. NotFound.
+  // exist only where the file splits them, kExpertGateUp only where it does not. NotFound; FailedPrecondition for a
+  // tensor of which the file has only the parts that ranks of layout() hold.
   virtual absl::StatusOr<kernels::HostTensor> Find(TensorKind kind, int layer) const = 0;
-  bool Has(TensorKind kind, int layer) const { return Find(kind, layer).ok(); }
+  // The type in the file of a tensor, whole or in parts. NotFound.
+  virtual absl::StatusOr<kernels::DType> TypeOf(TensorKind kind, int layer) const;
+  bool Has(TensorKind kind, int layer) const { return TypeOf(kind, layer).ok(); }
+
+  // The plan that the file is laid out for (model/plan_layout.h); null where all tensors lie whole.
+  virtual const ShardPlan* layout() const { return nullptr; }
+  // Where the bytes of a slice lie; one of kExpertGateUp also where the file splits the two. InvalidArgument if the
+  // tensor is smaller, FailedPrecondition if the file has it in other parts.
+  virtual absl::StatusOr<kernels::PackSource> Cut(const TensorSlice& slice) const;
 
   // How this process means to hold the bytes of a tensor that Find gave. A hint.
   virtual void Advise(const kernels::HostTensor& /*tensor*/, Residency /*residency*/) const {}

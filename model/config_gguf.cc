@@ -2,6 +2,8 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "common/status_macros.h"
 #include "model/catalogue.h"
@@ -9,6 +11,7 @@
 #include "model/config_common.h"
 #include "model/gguf.h"
 #include "model/messages.h"
+#include "model/plan_layout.h"
 
 namespace alphecca::model {
 namespace {
@@ -177,9 +180,13 @@ absl::Status ReadLayers(const GgufFile& file, const Keys& keys, ModelConfig* con
   }
   ASSIGN_OR_RETURN(const int64_t shared, keys.Int("attention.shared_kv_layers", 0));
   RETURN_IF_ERROR(ShareKv(keys.Name("attention.shared_kv_layers"), gemma4 ? shared : 0, &config->layers));
+  std::set<std::string, std::less<>> names;  // of parts: of the tensor that they are of
+  for (const GgufTensor& tensor : file.tensors()) {
+    names.emplace(tensor.name.substr(0, tensor.name.find('[')));
+  }
   for (int i = 0; gemma4 && i < static_cast<int>(count); ++i) {
     LayerConfig& layer = config->layers[static_cast<size_t>(i)];
-    layer.v_from_k = config->OwnsKv(i) && file.FindTensor(GgufName(TensorKind::kV, i)) == nullptr;
+    layer.v_from_k = config->OwnsKv(i) && !names.contains(GgufName(TensorKind::kV, i));
   }
   return absl::OkStatus();
 }
@@ -237,7 +244,13 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   config.softcap = static_cast<float>(cap);
   RETURN_IF_ERROR(ReadLayers(file, keys, &config));
   RETURN_IF_ERROR(ReadRopes(file, keys, &config));
-  ASSIGN_OR_RETURN(config.vocab, Rows(file, GgufName(TensorKind::kEmbedding, -1)));
+  if (!file.Has(kPlanKey)) {  // else the plan says what parts of the embedding there are
+    ASSIGN_OR_RETURN(config.vocab, Rows(file, GgufName(TensorKind::kEmbedding, -1)));
+  } else {
+    ASSIGN_OR_RETURN(const std::string_view text, file.String(kPlanKey));
+    ASSIGN_OR_RETURN(const PlanLayout layout, ParseLayout(text));
+    config.vocab = layout.vocab;
+  }
   if (config.family == Family::kGemma4) {
     RETURN_IF_ERROR(keys.Int("embedding_length_per_layer_input", 0, &config.per_layer_width));
     if (config.per_layer_width > 0) {

@@ -13,6 +13,7 @@
 #include "model/catalogue.h"
 #include "model/messages.h"
 #include "model/output_file.h"
+#include "model/plan_layout.h"
 #include "model/safetensors.h"
 #include "nlohmann/json.hpp"
 
@@ -30,16 +31,24 @@ constexpr const char* kSideFiles[] = {
     "config.json",     "config.hf5.json",       "generation_config.json",  "tokenizer.json",
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
 
-// A tensor of the source and the type that it is written in.
+// A tensor of the result: a part of one of the source, or all of it, and the type that it is written in.
 struct Piece {
-  TensorSpec spec;
-  HostTensor tensor;
+  PlanPart part;
+  kernels::PackSource source;
   DType type = DType::kF32;
   float added = 0.0F;  // to each value: Gemma 3's norms, which GGUF stores whole
 
-  int64_t rows() const { return spec.items * spec.rows; }
-  int64_t row_bytes() const { return kernels::RowBytes(type, spec.cols); }
+  TensorKind kind() const { return part.slice.kind; }
+  int64_t cols() const { return part.slice.cols.size(); }
+  int64_t rows() const { return part.slice.items.size() * part.slice.rows.size(); }
+  int64_t row_bytes() const { return kernels::RowBytes(type, cols()); }
   int64_t bytes() const { return rows() * row_bytes(); }
+  std::string Name() const { return CanonicalName(kind(), part.slice.layer) + PartSuffix(part); }
+  // Where row `row` of the result is in the source's tensor.
+  int64_t SourceRow(int64_t row) const {
+    const int64_t in_item = part.slice.rows.size();
+    return (source.items.begin + row / in_item) * source.tensor.rows + source.rows.begin + row % in_item;
+  }
 };
 
 // One matrix an expert.
@@ -48,25 +57,45 @@ bool IsOfExperts(TensorKind kind) {
          kind == TensorKind::kExpertDown;
 }
 
-absl::StatusOr<std::vector<Piece>> PlanPieces(const Checkpoint& checkpoint, WeightType weights, bool f32_vectors) {
-  std::vector<Piece> pieces;
+// The tensors to write: all of the source's, or the parts of the plan.
+absl::StatusOr<std::vector<PlanPart>> PartsToWrite(const Checkpoint& checkpoint, const ConvertOptions& options) {
+  if (options.tp > 0) {
+    ASSIGN_OR_RETURN(const ShardPlan plan, MakeShardPlan(checkpoint, {options.tp, options.ep}, options.weights));
+    return PartsOf(checkpoint.config(), plan);
+  }
+  std::vector<PlanPart> parts;
   for (const TensorSpec& spec : TensorsOf(checkpoint)) {
+    const TensorSlice slice = {.kind = spec.kind,
+                               .layer = spec.layer,
+                               .items = {0, spec.items},
+                               .rows = {0, spec.rows},
+                               .cols = {0, spec.cols}};
+    parts.push_back({.slice = slice, .whole = true, .section = -1});
+  }
+  return parts;
+}
+
+absl::StatusOr<std::vector<Piece>> PlanPieces(const Checkpoint& checkpoint, const ConvertOptions& options,
+                                              bool f32_vectors) {
+  ASSIGN_OR_RETURN(const std::vector<PlanPart> parts, PartsToWrite(checkpoint, options));
+  std::vector<Piece> pieces;
+  for (const PlanPart& part : parts) {
     Piece piece;
-    piece.spec = spec;
-    ASSIGN_OR_RETURN(piece.tensor, checkpoint.Find(spec.kind, spec.layer));
-    const std::string name = CanonicalName(spec.kind, spec.layer);
-    if (IsVector(spec.kind)) {
-      piece.type = f32_vectors ? DType::kF32 : piece.tensor.type;
+    piece.part = part;
+    ASSIGN_OR_RETURN(piece.source, checkpoint.Cut(part.slice));
+    const DType in_file = piece.source.tensor.type;
+    if (IsVector(piece.kind())) {
+      piece.type = f32_vectors ? DType::kF32 : in_file;
       piece.added = f32_vectors ? checkpoint.norm_offset() : 0.0F;
     } else {
-      const auto held = HeldType(spec.kind, piece.tensor.type, weights);
+      const auto held = HeldType(piece.kind(), in_file, options.weights);
       if (!held.ok()) {
-        return absl::InvalidArgumentError(Text(checkpoint.path(), ": ", name, ": ", held.status().message()));
+        return absl::InvalidArgumentError(Text(checkpoint.path(), ": ", piece.Name(), ": ", held.status().message()));
       }
       piece.type = *held;
       const int block = kernels::Info(piece.type).block_elements;
-      if (spec.cols % block != 0) {
-        return absl::InvalidArgumentError(Text(checkpoint.path(), ": ", name, " has rows of ", spec.cols,
+      if (piece.cols() % block != 0) {
+        return absl::InvalidArgumentError(Text(checkpoint.path(), ": ", piece.Name(), " has rows of ", piece.cols(),
                                                " weights, no whole number of ", kernels::Info(piece.type).name,
                                                " blocks of ", block));
       }
@@ -77,20 +106,21 @@ absl::StatusOr<std::vector<Piece>> PlanPieces(const Checkpoint& checkpoint, Weig
 }
 
 void ConvertRows(const Piece& piece, Range rows, std::byte* out, float* scales) {
-  const HostTensor& t = piece.tensor;
+  const HostTensor& t = piece.source.tensor;
   std::vector<float> scratch(static_cast<size_t>(t.cols));
   for (int64_t row = rows.begin; row < rows.end; ++row, out += piece.row_bytes()) {
-    const std::byte* from = t.data + row * kernels::RowBytes(t.type, t.cols);
+    const int64_t source_row = piece.SourceRow(row);
+    const std::byte* from = t.data + source_row * kernels::RowBytes(t.type, t.cols);
     if (piece.added != 0.0F) {
-      kernels::DecodeRow(t.type, from, {0, t.cols}, t.RowScale(row), scratch.data());
+      kernels::DecodeRow(t.type, from, {0, t.cols}, t.RowScale(source_row), scratch.data());
       for (float& value : scratch) {
         value += piece.added;
       }
       kernels::EncodeRow(piece.type, scratch, 1.0F, out);
       continue;
     }
-    const float scale =
-        kernels::ConvertRow(t.type, from, t.cols, {0, t.cols}, t.RowScale(row), piece.type, scratch.data(), out);
+    const float scale = kernels::ConvertRow(t.type, from, t.cols, piece.source.cols, t.RowScale(source_row), piece.type,
+                                            scratch.data(), out);
     if (scales != nullptr) {
       scales[row] = scale;
     }
@@ -175,15 +205,33 @@ absl::Status CheckConfig(const ModelConfig& written, ModelConfig wanted) {
   return absl::OkStatus();
 }
 
+// The format's number for the type of most weights.
+uint32_t FileType(const std::vector<Piece>& pieces) {
+  const auto down =
+      std::find_if(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.kind() == TensorKind::kDown; });
+  switch (down == pieces.end() ? DType::kF32 : down->type) {
+    case DType::kQ4_0:
+      return 2;
+    case DType::kQ8_0:
+      return 7;
+    case DType::kQ6_K:
+      return 18;
+    case DType::kBF16:
+      return 32;
+    default:
+      return 0;
+  }
+}
+
 GgufTensorSpec GgufSpec(const Piece& piece) {
-  GgufTensorSpec spec = {.name = GgufName(piece.spec.kind, piece.spec.layer),
-                         .size = {piece.spec.cols},
+  GgufTensorSpec spec = {.name = GgufName(piece.kind(), piece.part.slice.layer) + PartSuffix(piece.part),
+                         .size = {piece.cols()},
                          .type = piece.type,
                          .bytes = piece.bytes()};
-  if (!IsVector(piece.spec.kind)) {
-    spec.size.push_back(piece.spec.rows);
-    if (IsOfExperts(piece.spec.kind)) {
-      spec.size.push_back(piece.spec.items);
+  if (!IsVector(piece.kind())) {
+    spec.size.push_back(piece.part.slice.rows.size());
+    if (IsOfExperts(piece.kind())) {
+      spec.size.push_back(piece.part.slice.items.size());
     }
   }
   return spec;
@@ -193,18 +241,31 @@ std::string_view SafetensorsType(DType type) {
   return type == DType::kSFP8 ? "U8" : kernels::Info(type).name;
 }
 
-// Offsets from the start of the data, and the header. The scales come first: F32, and there while codes are written.
+// What a file laid out for a plan says of it; empty where tensors are whole.
+absl::StatusOr<std::string> LayoutOf(const Checkpoint& checkpoint, const ConvertOptions& options) {
+  if (options.tp == 0) {
+    return std::string();
+  }
+  ASSIGN_OR_RETURN(const int64_t unit, ColumnUnit(checkpoint, options.weights));
+  return LayoutText({.tp = options.tp, .ep = options.ep, .column_unit = unit, .vocab = checkpoint.config().vocab});
+}
+
+// Offsets from the start of the data, and the header. Of each section the scales come first: F32, and there while codes
+// are written.
 struct SafetensorsLayout {
   std::string header;
   std::vector<uint64_t> offsets;        // by piece
   std::vector<uint64_t> scale_offsets;  // by piece
 };
 
-SafetensorsLayout LayOut(const std::vector<Piece>& pieces) {
+SafetensorsLayout LayOut(const std::vector<Piece>& pieces, const std::string& plan) {
   SafetensorsLayout layout;
   layout.offsets.resize(pieces.size());
   layout.scale_offsets.resize(pieces.size());
   nlohmann::ordered_json json = {{"__metadata__", {{"format", "pt"}}}};
+  if (!plan.empty()) {
+    json["__metadata__"][std::string(kPlanKey)] = plan;
+  }
   uint64_t end = 0;
   const auto add = [&](const std::string& name, std::string_view type, const std::vector<int64_t>& shape,
                        int64_t bytes) {
@@ -213,30 +274,34 @@ SafetensorsLayout LayOut(const std::vector<Piece>& pieces) {
     return begin;
   };
   const auto shape_of = [](const Piece& piece) {
-    std::vector<int64_t> shape = {piece.spec.cols};
-    if (!IsVector(piece.spec.kind)) {
-      shape.insert(shape.begin(), piece.spec.rows);
-      if (IsOfExperts(piece.spec.kind)) {
-        shape.insert(shape.begin(), piece.spec.items);
+    std::vector<int64_t> shape = {piece.cols()};
+    if (!IsVector(piece.kind())) {
+      shape.insert(shape.begin(), piece.part.slice.rows.size());
+      if (IsOfExperts(piece.kind())) {
+        shape.insert(shape.begin(), piece.part.slice.items.size());
       }
     }
     return shape;
   };
-  const auto name_of = [](const Piece& piece) { return "model." + CanonicalName(piece.spec.kind, piece.spec.layer); };
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    if (pieces[i].type == DType::kSFP8) {
-      std::vector<int64_t> rows = shape_of(pieces[i]);
-      rows.pop_back();
-      layout.scale_offsets[i] = add(Text(name_of(pieces[i]), kSfp8ScaleSuffix), "F32", rows,
-                                    pieces[i].rows() * static_cast<int64_t>(sizeof(float)));
+  for (size_t begin = 0, end_of_section = 0; begin < pieces.size(); begin = end_of_section) {
+    while (end_of_section < pieces.size() && pieces[end_of_section].part.section == pieces[begin].part.section) {
+      ++end_of_section;
     }
-  }
-  // The widest elements first, so that all are aligned.
-  for (const int width : {4, 2, 1}) {
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      if (kernels::Info(pieces[i].type).block_bytes == width) {
-        layout.offsets[i] =
-            add(name_of(pieces[i]), SafetensorsType(pieces[i].type), shape_of(pieces[i]), pieces[i].bytes());
+    for (size_t i = begin; i < end_of_section; ++i) {
+      if (pieces[i].type == DType::kSFP8) {
+        std::vector<int64_t> rows = shape_of(pieces[i]);
+        rows.pop_back();
+        layout.scale_offsets[i] = add(Text("model.", pieces[i].Name(), kSfp8ScaleSuffix), "F32", rows,
+                                      pieces[i].rows() * static_cast<int64_t>(sizeof(float)));
+      }
+    }
+    // The widest elements first, so that all are aligned: codes are a multiple of 32 in a matrix.
+    for (const int width : {4, 2, 1}) {
+      for (size_t i = begin; i < end_of_section; ++i) {
+        if (kernels::Info(pieces[i].type).block_bytes == width) {
+          layout.offsets[i] =
+              add("model." + pieces[i].Name(), SafetensorsType(pieces[i].type), shape_of(pieces[i]), pieces[i].bytes());
+        }
       }
     }
   }
@@ -245,10 +310,10 @@ SafetensorsLayout LayOut(const std::vector<Piece>& pieces) {
   return layout;
 }
 
-absl::Status WriteSafetensors(const std::vector<Piece>& pieces, const std::string& path,
+absl::Status WriteSafetensors(const std::vector<Piece>& pieces, const std::string& plan, const std::string& path,
                               const ConvertOptions& options) {
   ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> file, OutputFile::Create(path));
-  const SafetensorsLayout layout = LayOut(pieces);
+  const SafetensorsLayout layout = LayOut(pieces, plan);
   const uint64_t header_bytes = layout.header.size();
   RETURN_IF_ERROR(file->WriteAt(0, std::as_bytes(std::span(&header_bytes, 1))));
   RETURN_IF_ERROR(file->WriteAt(sizeof(header_bytes), std::as_bytes(std::span(layout.header))));
@@ -302,22 +367,23 @@ absl::Status FillDirectory(const Checkpoint& checkpoint, const std::vector<Piece
       return absl::InternalError(Text((directory / name).string(), ": cannot be written: ", error.message()));
     }
   }
-  RETURN_IF_ERROR(WriteSafetensors(pieces, (directory / "model.safetensors").string(), options));
+  ASSIGN_OR_RETURN(const std::string plan, LayoutOf(checkpoint, options));
+  RETURN_IF_ERROR(WriteSafetensors(pieces, plan, (directory / "model.safetensors").string(), options));
   return Checkpoint::Open(directory.string()).status();
 }
 
 }  // namespace
 
 absl::Status ConvertToGguf(const Checkpoint& checkpoint, const GgufMetadata& tokenizer, const ConvertOptions& options) {
-  if (options.weights == WeightType::kSFP8) {
-    return absl::InvalidArgumentError("GGUF has no SFP8 type; sfp8 is written as safetensors");
-  }
   std::error_code error;
   if (fs::is_directory(options.out, error)) {
     return absl::InvalidArgumentError(Text(options.out, " is a directory; a name of a .gguf file is wanted"));
   }
   RETURN_IF_ERROR(CheckOutput(checkpoint, options));
-  ASSIGN_OR_RETURN(const std::vector<Piece> pieces, PlanPieces(checkpoint, options.weights, true));
+  ASSIGN_OR_RETURN(const std::vector<Piece> pieces, PlanPieces(checkpoint, options, true));
+  if (std::any_of(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.type == DType::kSFP8; })) {
+    return absl::InvalidArgumentError("GGUF has no SFP8 type; sfp8 is written as safetensors");
+  }
   GgufMetadata metadata;
   if (checkpoint.gguf() != nullptr) {
     metadata.CopyFrom(*checkpoint.gguf());
@@ -325,10 +391,12 @@ absl::Status ConvertToGguf(const Checkpoint& checkpoint, const GgufMetadata& tok
     ConfigToGguf(checkpoint.config(), metadata);
     metadata.Append(tokenizer);
   }
-  constexpr uint32_t kMostlyQ40 = 2;
-  constexpr uint32_t kMostlyBf16 = 32;
-  metadata.U32("general.file_type", options.weights == WeightType::kQ4_0 ? kMostlyQ40 : kMostlyBf16);
+  metadata.U32("general.file_type", FileType(pieces));
   metadata.U32("general.quantization_version", 2);
+  ASSIGN_OR_RETURN(const std::string plan, LayoutOf(checkpoint, options));
+  if (!plan.empty()) {
+    metadata.String(kPlanKey, plan);
+  }
 
   const std::vector<float> factors = RopeFactors(checkpoint.config());
   std::vector<GgufTensorSpec> specs;
@@ -370,7 +438,7 @@ absl::Status ConvertToSafetensors(const Checkpoint& checkpoint, const ConvertOpt
                                      : "safetensors have no Q4_0 type; q4_0 is written as GGUF");
   }
   RETURN_IF_ERROR(CheckOutput(checkpoint, options));
-  ASSIGN_OR_RETURN(const std::vector<Piece> pieces, PlanPieces(checkpoint, options.weights, false));
+  ASSIGN_OR_RETURN(const std::vector<Piece> pieces, PlanPieces(checkpoint, options, false));
   fs::path out = fs::path(options.out).lexically_normal();
   out = out.has_filename() ? out : out.parent_path();
   const fs::path partial = PartialPath(out.string());

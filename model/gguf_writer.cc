@@ -4,6 +4,7 @@
 
 #include "model/config_common.h"
 #include "model/messages.h"
+#include "model/plan_layout.h"
 
 namespace alphecca::model {
 namespace {
@@ -117,7 +118,7 @@ void GgufMetadata::Bools(std::string_view key, const std::vector<bool>& values) 
 void GgufMetadata::CopyFrom(const GgufFile& file) {
   for (const std::string_view key : file.keys()) {
     if (key == "general.alignment" || key == "general.file_type" || key == "general.quantization_version" ||
-        key.starts_with("split.")) {
+        key == kPlanKey || key.starts_with("split.")) {
       continue;
     }
     const GgufFile::Value* found = file.Raw(key);

@@ -115,15 +115,16 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Parse(std::uni
                                     bytes.size() - sizeof(header_bytes)));
   }
   const uint64_t data_start = sizeof(header_bytes) + header_bytes;
-  auto entries = ParseSafetensorsHeader(file->text().substr(sizeof(header_bytes), header_bytes));
-  if (!entries.ok()) {
-    return absl::Status(entries.status().code(), Text(path, ": ", entries.status().message()));
+  auto header = ParseSafetensorsHeader(file->text().substr(sizeof(header_bytes), header_bytes));
+  if (!header.ok()) {
+    return absl::Status(header.status().code(), Text(path, ": ", header.status().message()));
   }
-  RETURN_IF_ERROR(CheckOverlap(path, *entries));
+  RETURN_IF_ERROR(CheckOverlap(path, header->entries));
 
   std::unique_ptr<SafetensorsFile> result(new SafetensorsFile);
-  result->tensors_.reserve(entries->size());
-  for (SafetensorsHeaderEntry& entry : *entries) {
+  result->metadata_ = std::move(header->metadata);
+  result->tensors_.reserve(header->entries.size());
+  for (SafetensorsHeaderEntry& entry : header->entries) {
     SafetensorsTensor tensor;
     RETURN_IF_ERROR(CheckEntry(path, entry, bytes.size() - data_start, &tensor.type));
     tensor.data = bytes.subspan(data_start + entry.begin, entry.end - entry.begin);
@@ -152,6 +153,11 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::FromBytes(std:
 const SafetensorsTensor* SafetensorsFile::Find(std::string_view name) const {
   const auto it = index_.find(name);
   return it == index_.end() ? nullptr : &tensors_[it->second];
+}
+
+const std::string* SafetensorsFile::Metadata(std::string_view key) const {
+  const auto it = metadata_.find(key);
+  return it == metadata_.end() ? nullptr : &it->second;
 }
 
 absl::StatusOr<std::unique_ptr<SafetensorsSet>> SafetensorsSet::Open(const std::string& directory) {
@@ -220,6 +226,15 @@ absl::Status SafetensorsSet::ReadIndex(const std::string& directory, const std::
 std::optional<SafetensorsSet::Entry> SafetensorsSet::Find(std::string_view name) const {
   const auto it = entries_.find(name);
   return it == entries_.end() ? std::nullopt : std::optional<Entry>(it->second);
+}
+
+const std::string* SafetensorsSet::Metadata(std::string_view key) const {
+  for (const auto& file : files_) {
+    if (const std::string* value = file->Metadata(key)) {
+      return value;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace alphecca::model

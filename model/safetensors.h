@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -41,6 +42,7 @@ class SafetensorsFile {
   const MappedFile& file() const { return *file_; }
   const std::vector<SafetensorsTensor>& tensors() const { return tensors_; }
   const SafetensorsTensor* Find(std::string_view name) const;  // null if there is none
+  const std::string* Metadata(std::string_view key) const;     // a text in the header; null if there is none
 
  private:
   SafetensorsFile() = default;
@@ -48,6 +50,7 @@ class SafetensorsFile {
 
   std::unique_ptr<MappedFile> file_;
   std::vector<SafetensorsTensor> tensors_;
+  std::map<std::string, std::string, std::less<>> metadata_;
   std::unordered_map<std::string_view, size_t> index_;  // views of the names in tensors_
 };
 
@@ -62,6 +65,7 @@ class SafetensorsSet {
     const SafetensorsFile* file = nullptr;
   };
   std::optional<Entry> Find(std::string_view name) const;
+  const std::string* Metadata(std::string_view key) const;  // of the first file that has it; null if none has
   size_t size() const { return entries_.size(); }
   const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }
 

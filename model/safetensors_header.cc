@@ -20,7 +20,7 @@ enum class Place { kOutside, kNames, kFields, kShape, kOffsets, kSkip };
 class Handler final : public nlohmann::json_sax<json> {
  public:
   absl::Status status() const { return status_; }
-  std::vector<SafetensorsHeaderEntry> Take() { return std::move(entries_); }
+  SafetensorsHeader Take() { return std::move(header_); }
 
   bool null() override { return Scalar("null"); }
   bool boolean(bool) override { return Scalar("a boolean"); }
@@ -53,6 +53,10 @@ class Handler final : public nlohmann::json_sax<json> {
       entry_.dtype = value;
       return true;
     }
+    if (place_ == Place::kSkip && skipped_ == 1) {
+      header_.metadata[field_] = value;
+      return true;
+    }
     return Scalar("a string");
   }
 
@@ -80,7 +84,7 @@ class Handler final : public nlohmann::json_sax<json> {
       if (fields_ != 7 || offsets_ != 2) {
         return Fail("lacks one of dtype, shape and data_offsets [begin, end]");
       }
-      entries_.push_back(entry_);
+      header_.entries.push_back(entry_);
       return true;
     }
     place_ = Place::kOutside;
@@ -130,6 +134,8 @@ class Handler final : public nlohmann::json_sax<json> {
         return Fail(Text("has the field ", name, " twice"));
       }
       fields_ |= bit;
+    } else if (place_ == Place::kSkip && skipped_ == 1) {
+      field_ = name;
     }
     return true;
   }
@@ -180,13 +186,13 @@ class Handler final : public nlohmann::json_sax<json> {
   int fields_ = 0;  // bits of dtype, shape, data_offsets
   int offsets_ = 0;
   std::unordered_set<std::string> names_;
-  std::vector<SafetensorsHeaderEntry> entries_;
+  SafetensorsHeader header_;
   absl::Status status_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::vector<SafetensorsHeaderEntry>> ParseSafetensorsHeader(std::string_view text) {
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view text) {
   Handler handler;
   const bool parsed = json::sax_parse(text.begin(), text.end(), &handler);
   if (!handler.status().ok()) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +21,12 @@ struct SafetensorsHeaderEntry {
   uint64_t end = 0;
 };
 
-// The entries in the order of the text, without __metadata__. InvalidArgument says what is wrong with which tensor.
-absl::StatusOr<std::vector<SafetensorsHeaderEntry>> ParseSafetensorsHeader(std::string_view json);
+struct SafetensorsHeader {
+  std::vector<SafetensorsHeaderEntry> entries;               // in the order of the text
+  std::map<std::string, std::string, std::less<>> metadata;  // texts in __metadata__
+};
+
+// InvalidArgument says what is wrong with which tensor.
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json);
 
 }  // namespace alphecca::model

@@ -93,6 +93,24 @@ LayerShard ShardLayer(const ModelConfig& config, const LayerConfig& layer, int t
   return shard;
 }
 
+// The plan of the file where it is laid out for one.
+absl::StatusOr<ShardPlan> PlanFor(const Checkpoint& checkpoint, const Sharding& sharding, WeightType weights) {
+  const ShardPlan* layout = checkpoint.layout();
+  if (layout == nullptr) {
+    ASSIGN_OR_RETURN(const int64_t unit, ColumnUnit(checkpoint, weights));
+    return MakeShardPlan(checkpoint.config(), sharding, unit);
+  }
+  if (layout->tp != sharding.tp || layout->ep != sharding.ep || sharding.mode != ExpertMode::kFused ||
+      !sharding.replicas.empty()) {
+    return absl::InvalidArgumentError(Text(checkpoint.path(), " is laid out for tp ", layout->tp, ", ep ", layout->ep,
+                                           ", fused, not for tp ", sharding.tp, ", ep ", sharding.ep, ", ",
+                                           ExpertModeName(sharding.mode),
+                                           sharding.replicas.empty() ? "" : ", with copies of experts",
+                                           "; give those degrees, or the checkpoint that it was converted from"));
+  }
+  return *layout;
+}
+
 void HashRange(const Range& range, FieldHash* hash) {
   hash->Add(range.begin);
   hash->Add(range.end);
@@ -151,9 +169,9 @@ absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint, WeightType weig
   int64_t unit = 32;
   for (const TensorSpec& spec : Catalogue(checkpoint.config())) {
     if (spec.kind == TensorKind::kDown || spec.kind == TensorKind::kExpertDown) {
-      ASSIGN_OR_RETURN(const kernels::HostTensor tensor, checkpoint.Find(spec.kind, spec.layer));
-      ASSIGN_OR_RETURN(const kernels::DType held, HeldType(spec.kind, tensor.type, weights));
-      unit = std::max<int64_t>(unit, kernels::Info(tensor.type).block_elements);
+      ASSIGN_OR_RETURN(const kernels::DType type, checkpoint.TypeOf(spec.kind, spec.layer));
+      ASSIGN_OR_RETURN(const kernels::DType held, HeldType(spec.kind, type, weights));
+      unit = std::max<int64_t>(unit, kernels::Info(type).block_elements);
       unit = std::max<int64_t>(unit, kernels::Info(held).block_elements);
     }
   }
@@ -162,14 +180,17 @@ absl::StatusOr<int64_t> ColumnUnit(const Checkpoint& checkpoint, WeightType weig
 
 absl::StatusOr<ShardPlan> MakeShardPlan(const Checkpoint& checkpoint, const Sharding& sharding, WeightType weights) {
   RETURN_IF_ERROR(CheckWeightType(checkpoint, weights));
-  ASSIGN_OR_RETURN(const int64_t unit, ColumnUnit(checkpoint, weights));
-  ASSIGN_OR_RETURN(ShardPlan plan, MakeShardPlan(checkpoint.config(), sharding, unit));
+  ASSIGN_OR_RETURN(ShardPlan plan, PlanFor(checkpoint, sharding, weights));
   for (size_t i = 0; i < checkpoint.config().layers.size(); ++i) {
     const int layer = static_cast<int>(i);
-    ASSIGN_OR_RETURN(const kernels::HostTensor o_proj, checkpoint.Find(TensorKind::kO, layer));
-    ASSIGN_OR_RETURN(const kernels::DType held, HeldType(TensorKind::kO, o_proj.type, weights));
+    ASSIGN_OR_RETURN(const kernels::DType o_proj, checkpoint.TypeOf(TensorKind::kO, layer));
+    ASSIGN_OR_RETURN(const kernels::DType held, HeldType(TensorKind::kO, o_proj, weights));
+    if (checkpoint.layout() != nullptr && held == kernels::DType::kSFP8 && o_proj != held) {
+      return absl::InvalidArgumentError(Text(checkpoint.path(), " holds parts of rows, and SFP8 takes its scales from ",
+                                             "whole ones; use a file of convert --weights sfp8 --plan"));
+    }
     const kernels::DType wider =
-        kernels::Info(held).block_elements > kernels::Info(o_proj.type).block_elements ? held : o_proj.type;
+        kernels::Info(held).block_elements > kernels::Info(o_proj).block_elements ? held : o_proj;
     const int64_t block = kernels::Info(wider).block_elements;
     const int64_t head_dim = checkpoint.config().layers[i].head_dim;
     for (const RankShard& rank : plan.ranks) {

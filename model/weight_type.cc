@@ -39,8 +39,8 @@ absl::Status ForEachHeld(const Checkpoint& checkpoint, WeightType weights, Visit
     if (IsVector(spec.kind) || spec.kind == TensorKind::kPerLayerEmbedding) {
       continue;
     }
-    ASSIGN_OR_RETURN(const kernels::HostTensor tensor, checkpoint.Find(spec.kind, spec.layer));
-    const auto held = HeldType(spec.kind, tensor.type, weights);
+    ASSIGN_OR_RETURN(const DType type, checkpoint.TypeOf(spec.kind, spec.layer));
+    const auto held = HeldType(spec.kind, type, weights);
     if (!held.ok()) {
       return absl::InvalidArgumentError(
           Text(checkpoint.path(), ": ", CanonicalName(spec.kind, spec.layer), ": ", held.status().message()));

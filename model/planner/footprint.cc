@@ -42,11 +42,10 @@ absl::StatusOr<Footprint> RankFootprint(const Checkpoint& checkpoint, const Shar
   Footprint footprint;
   for (const TensorSlice& slice : ShardSlices(config, plan, rank)) {
     const bool split = slice.kind == TensorKind::kExpertGateUp && !checkpoint.Has(slice.kind, slice.layer);
-    ASSIGN_OR_RETURN(const kernels::HostTensor tensor,
-                     checkpoint.Find(split ? InSplitForm(config, slice).kind : slice.kind, slice.layer));
-    kernels::DType type = tensor.type;
+    ASSIGN_OR_RETURN(kernels::DType type,
+                     checkpoint.TypeOf(split ? InSplitForm(config, slice).kind : slice.kind, slice.layer));
     if (HoldingOf(slice.kind) == Holding::kMatrix) {
-      ASSIGN_OR_RETURN(type, HeldType(slice.kind, tensor.type, weights));
+      ASSIGN_OR_RETURN(type, HeldType(slice.kind, type, weights));
     }
     AddWeights(slice, type, footprint);
   }

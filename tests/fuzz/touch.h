@@ -6,6 +6,7 @@
 
 #include "model/catalogue.h"
 #include "model/checkpoint.h"
+#include "model/plan_layout.h"
 #include "model/shard_plan.h"
 
 namespace alphecca::fuzz {
@@ -32,6 +33,15 @@ inline void Check(bool holds) {
 
 inline void TouchCheckpoint(const model::Checkpoint& checkpoint) {
   Check(checkpoint.config().Validate().ok());
+  if (const model::ShardPlan* layout = checkpoint.layout()) {
+    for (const model::PlanPart& part : model::PartsOf(checkpoint.config(), *layout)) {
+      const auto source = checkpoint.Cut(part.slice);
+      Check(source.ok());
+      const kernels::HostTensor& t = source->tensor;
+      Touch(t.data, static_cast<size_t>(t.items * t.rows * kernels::RowBytes(t.type, t.cols)));
+    }
+    return;
+  }
   for (const model::TensorSpec& spec : model::Catalogue(checkpoint.config())) {
     const auto tensor = checkpoint.Find(spec.kind, spec.layer);
     Check(tensor.ok() || spec.kind == model::TensorKind::kExpertGateUp);

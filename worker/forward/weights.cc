@@ -54,7 +54,7 @@ class Loader {
     Range items;  // of the source before
     for (const TensorKind kind : kinds) {
       for (const model::TensorSlice& slice : Held(kind, layer)) {
-        ASSIGN_OR_RETURN(PackSource source, Cut(slice));
+        ASSIGN_OR_RETURN(PackSource source, checkpoint_.Cut(slice));
         source.next_items = !job.sources.empty() && slice.items != items;
         items = slice.items;
         ASSIGN_OR_RETURN(const DType type, model::HeldType(kind, source.tensor.type, held_));
@@ -125,21 +125,6 @@ class Loader {
   std::span<const model::TensorSlice> Held(TensorKind kind, int layer) const {
     const auto found = slices_.find({kind, layer});
     return found == slices_.end() ? std::span<const model::TensorSlice>() : found->second;
-  }
-
-  absl::StatusOr<PackSource> Cut(const model::TensorSlice& held) const {
-    const bool split = held.kind == TensorKind::kExpertGateUp && !checkpoint_.Has(held.kind, held.layer);
-    const model::TensorSlice slice = split ? model::InSplitForm(checkpoint_.config(), held) : held;
-    ASSIGN_OR_RETURN(const HostTensor tensor, checkpoint_.Find(slice.kind, slice.layer));
-    const PackSource source{.tensor = tensor, .items = slice.items, .rows = slice.rows, .cols = slice.cols};
-    const auto inside = [](Range range, int64_t size) { return range.begin >= 0 && range.end <= size; };
-    if (!inside(source.items, tensor.items) || !inside(source.rows, tensor.rows) || !inside(source.cols, tensor.cols)) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s [%d, %d, %d]: the plan asks for items up to %d, rows up to %d, columns up to %d",
-                          model::CanonicalName(slice.kind, slice.layer), tensor.items, tensor.rows, tensor.cols,
-                          source.items.end, source.rows.end, source.cols.end));
-    }
-    return source;
   }
 
   static absl::Status CheckBlocks(const PackSource& source, DType type, TensorKind kind, int layer) {

@@ -26,8 +26,8 @@ absl::StatusOr<bool> IsQuantised(const model::Checkpoint& checkpoint, model::Wei
     if (model::IsVector(spec.kind) || spec.kind == model::TensorKind::kPerLayerEmbedding) {
       continue;
     }
-    ASSIGN_OR_RETURN(const kernels::HostTensor tensor, checkpoint.Find(spec.kind, spec.layer));
-    ASSIGN_OR_RETURN(const DType type, model::HeldType(spec.kind, tensor.type, weights));
+    ASSIGN_OR_RETURN(const DType in_file, checkpoint.TypeOf(spec.kind, spec.layer));
+    ASSIGN_OR_RETURN(const DType type, model::HeldType(spec.kind, in_file, weights));
     if (type == DType::kQ4_0 || type == DType::kQ8_0 || type == DType::kQ6_K) {
       return true;
     }
