@@ -22,6 +22,7 @@ struct LocalClusterOptions {
   int64_t context = 0;      // tokens of a sequence; 0: the model's, capped by memory
   int max_sequences = 0;    // 0: the coordinator's default
   std::string weights;      // "" or as model::ParseWeightType takes it
+  bool resident_tables = false;
   std::string activations;  // "", "default" or "f32"
   std::string kv_type;      // "", "bf16" or "f32"
   std::string kernels;      // "", "cpu" or "ref"

@@ -25,8 +25,11 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
   const auto kv_type = options.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
   Split split{.tp = tp, .ep = ep, .plan_hash = plan.Hash()};
   for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
-    ASSIGN_OR_RETURN(const model::Footprint footprint,
+    ASSIGN_OR_RETURN(model::Footprint footprint,
                      model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, kv_type, kStep));
+    if (options.resident_tables) {
+      footprint.HoldTables();
+    }
     const int64_t window = std::min<int64_t>(options.context, config.sliding_window + kStep.rows);
     const int64_t kv = any ? footprint.full_token_bytes * options.context + footprint.sliding_token_bytes * window : 0;
     split.rank_bytes =

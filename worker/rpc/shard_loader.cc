@@ -64,7 +64,7 @@ absl::StatusOr<std::unique_ptr<comm::Communicator>> Connect(const ShardAssignmen
 absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoint& checkpoint,
                                  const DeviceOptions& device, kernels::Backend& backend, comm::Communicator& comm) {
   ASSIGN_OR_RETURN(const int64_t all_weights, model::HeldBytes(checkpoint, a.weights));
-  const int64_t weights = all_weights / a.size();
+  const int64_t weights = all_weights / a.size() + (a.resident_tables ? model::TableBytes(checkpoint) : 0);
   int64_t budget = std::min(device.memory_bytes - weights, device.max_kv_bytes);
   const std::unique_ptr<kernels::Stream> stream = backend.CreateStream();
   std::vector<int64_t> budgets(static_cast<size_t>(comm.size()));
@@ -128,6 +128,9 @@ absl::Status LoadShard(const ShardAssignment& a, const DeviceOptions& device, Wo
   ASSIGN_OR_RETURN(options.kv_budget_bytes, KvBudget(a, *shard.checkpoint, device, *backend, *shard.metered));
   ASSIGN_OR_RETURN(shard.loaded, engine::ShardRunner::Create(*shard.checkpoint, plan, a.rank, *backend, *shard.metered,
                                                              options, hooks.progress));
+  if (a.resident_tables) {
+    model::HoldTables(*shard.checkpoint);
+  }
   shard.runner = MeterRunner(*shard.loaded, metrics);
   return absl::OkStatus();
 }
