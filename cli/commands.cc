@@ -53,6 +53,8 @@ void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int tp) {
       ->check(CLI::Range(0, 4096));
   command.add_option("--weights", o.weights, "as-file: types as the file has them; others: converted while loading")
       ->check(CLI::IsMember({"as-file", "f32", "bf16", "sfp8", "q4_0"}));
+  command.add_flag("--resident-tables", o.resident_tables,
+                   "Read tables that are only looked up (per-layer embeddings) at load and keep them in memory");
   command.add_option("--activations", o.activations, "default: int8 against quantised weights; f32: F32 against all")
       ->check(CLI::IsMember({"default", "f32"}));
   command.add_option("--kv-type", o.kv_type, "Type of the KV cache")->check(CLI::IsMember({"bf16", "f32"}));

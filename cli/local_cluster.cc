@@ -52,6 +52,9 @@ std::vector<std::string> CoordinatorArguments(const LocalClusterOptions& options
   AddFlag(arguments, "--context", options.context > 0 ? absl::StrCat(options.context) : "");
   AddFlag(arguments, "--max-sequences", options.max_sequences > 0 ? absl::StrCat(options.max_sequences) : "");
   AddFlag(arguments, "--weights", options.weights);
+  if (options.resident_tables) {
+    arguments.emplace_back("--resident-tables");
+  }
   AddFlag(arguments, "--activations", options.activations);
   AddFlag(arguments, "--kv-type", options.kv_type);
   return arguments;

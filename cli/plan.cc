@@ -26,6 +26,7 @@ struct PlanFlags {
   int64_t concurrency = 16;
   int64_t step_rows = 256;
   double memory_share = model::PlanRequest().memory_share;
+  bool resident_tables = false;
   bool drafter = false;
   bool json = false;
 };
@@ -41,6 +42,7 @@ absl::StatusOr<model::PlanRequest> ToRequest(const PlanFlags& flags) {
   ASSIGN_OR_RETURN(request.devices, model::ParseDevices(flags.devices));
   request.name = flags.model;
   request.weights = WeightType(flags.weights);
+  request.resident_tables = flags.resident_tables;
   request.kv_type = flags.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
   request.context = flags.context;
   request.concurrency = flags.concurrency;
@@ -186,6 +188,8 @@ void AddPlan(CLI::App& app, int& result) {
   command->add_option("--weights", flags->weights, "Type of matrices and tables")
       ->check(CLI::IsMember({"bf16", "sfp8", "q4_0"}))
       ->capture_default_str();
+  command->add_flag("--resident-tables", flags->resident_tables,
+                    "Tables that are only looked up (per-layer embeddings) are held in memory, not mapped");
   command->add_option("--context", flags->context, "Tokens of one sequence at most; 0: the model's limit")
       ->capture_default_str();
   command->add_option("--concurrency", flags->concurrency, "Sequences at once")->capture_default_str();

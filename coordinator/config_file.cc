@@ -40,6 +40,13 @@ absl::Status ReadText(const YAML::Node& value, const std::string& key, std::stri
   return absl::OkStatus();
 }
 
+absl::Status ReadFlag(const YAML::Node& value, const std::string& key, bool& to) {
+  if (!value.IsScalar() || !YAML::convert<bool>::decode(value, to)) {
+    return At(value, absl::StrCat(key, ": want true or false"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadOnLoss(const YAML::Node& value, OnLoss& to) {
   const std::string text = value.IsScalar() ? value.Scalar() : "";
   if (text != "wait" && text != "replan") {
@@ -55,6 +62,7 @@ absl::Status ReadKey(const YAML::Node& key_node, const YAML::Node& value, ServeO
       {"name", [&] { return ReadText(value, key, model.name); }},
       {"path", [&] { return ReadText(value, key, model.path); }},
       {"weights", [&] { return ReadText(value, key, model.weights); }},
+      {"resident_tables", [&] { return ReadFlag(value, key, model.resident_tables); }},
       {"activations", [&] { return ReadText(value, key, model.activations); }},
       {"kv_type", [&] { return ReadText(value, key, model.kv_type); }},
       {"tp", [&] { return ReadNumber(value, key, true, model.tp); }},
@@ -72,7 +80,7 @@ absl::Status ReadKey(const YAML::Node& key_node, const YAML::Node& value, ServeO
   return At(key_node, absl::StrCat("unknown key \"", key,
                                    "\"; a model has path, name, tp, ep, expert_mode, expert_load, "
                                    "hot_experts, replicas, on_loss, context, max_sequences, "
-                                   "kv_type, weights, activations"));
+                                   "kv_type, weights, resident_tables, activations"));
 }
 
 absl::StatusOr<std::vector<ServeOptions>> ReadModels(const YAML::Node& root, const ServeOptions& defaults) {

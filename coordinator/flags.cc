@@ -99,6 +99,8 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
   app.add_option("--weights", raw.serve.weights,
                  "as-file, or what F32 and BF16 files are converted to while loading: f32, bf16, sfp8 or q4_0")
       ->capture_default_str();
+  app.add_flag("--resident-tables", raw.serve.resident_tables,
+               "Read tables that are only looked up (per-layer embeddings) at load and keep them in memory");
   app.add_option("--activations", raw.serve.activations, "default, or f32 for exact comparisons")
       ->capture_default_str();
   app.add_option("--heartbeat", raw.heartbeat, "Seconds between a worker's signs of life")->capture_default_str();

@@ -165,8 +165,10 @@ class MappedCheckpoint final : public Checkpoint {
   void Advise(const HostTensor& tensor, Residency residency) const override {
     const std::span bytes(
         tensor.data, static_cast<size_t>(tensor.items * tensor.rows * kernels::RowBytes(tensor.type, tensor.cols)));
-    if (gguf_ != nullptr) {
+    if (gguf_ != nullptr && gguf_->file().Holds(tensor.data)) {
       gguf_->file().Advise(bytes, residency);
+    }
+    if (gguf_ != nullptr) {
       return;
     }
     for (const auto& file : safetensors_->files()) {
@@ -516,6 +518,17 @@ std::vector<TensorSpec> TensorsOf(const Checkpoint& checkpoint) {
     }
   }
   return specs;
+}
+
+int64_t TableBytes(const Checkpoint& checkpoint) {
+  const auto table = checkpoint.Find(TensorKind::kPerLayerEmbedding, -1);
+  return table.ok() ? table->items * table->rows * kernels::RowBytes(table->type, table->cols) : 0;
+}
+
+void HoldTables(const Checkpoint& checkpoint) {
+  if (const auto table = checkpoint.Find(TensorKind::kPerLayerEmbedding, -1); table.ok()) {
+    checkpoint.Advise(*table, Residency::kResident);
+  }
 }
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::FromGguf(std::unique_ptr<GgufFile> file) {

@@ -74,6 +74,9 @@ void MappedFile::Advise(std::span<const std::byte> part, Residency residency) co
                                                        : MADV_POPULATE_READ;
   (void)::madvise(const_cast<std::byte*>(part.data()) - before, part.size() + before,
                   advice);  // older systems know no MADV_POPULATE_READ
+  if (residency == Residency::kResident) {
+    (void)::mlock(part.data(), part.size());
+  }
 }
 
 MappedFile::~MappedFile() {

@@ -16,7 +16,8 @@ namespace alphecca::model {
 enum class Residency {
   kDrop,      // done with: its pages leave this process, and come back from the file if they are touched again
   kRandom,    // looked up here and there: reading one page brings no neighbours
-  kResident,  // kept in memory: read now
+  // Kept in memory: read now, and locked there as far as the limit of locked memory (RLIMIT_MEMLOCK) goes.
+  kResident,
 };
 
 // Thread rule: immutable after creation. The file must not be shortened while it is mapped: touching pages past its new

@@ -303,11 +303,16 @@ std::string Cluster::Missing(const Group& group, const std::vector<Candidate>& i
   const Split& split = group.splits.front();
   std::string message = absl::StrCat("needs ", split.ranks(), " idle workers of one device kind and build, ",
                                      choice.available, " there: start ", split.ranks() - choice.available, " more");
+  const bool alike = std::all_of(idle.begin(), idle.end(),
+                                 [&idle](const Candidate& candidate) { return candidate.kind == idle.front().kind; });
   for (const Candidate& candidate : idle) {
+    const Registration& worker = membership_.Find(candidate.id)->registration;
+    if (!alike) {
+      absl::StrAppend(&message, "; ", worker.name, " is a ", worker.device.kind, " of build ", worker.build);
+    }
     if (candidate.memory_bytes < split.rank_bytes) {
       absl::StrAppendFormat(&message, "; %s has %.1f MiB and its shard takes %.1f: more memory or a larger tp",
-                            membership_.Find(candidate.id)->registration.name,
-                            static_cast<double>(candidate.memory_bytes) / (1 << 20),
+                            worker.name, static_cast<double>(candidate.memory_bytes) / (1 << 20),
                             static_cast<double>(split.rank_bytes) / (1 << 20));
     }
   }

@@ -37,8 +37,11 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
               .expert_mode = options.expert_mode,
               .expert_replicas = std::move(sharding.replicas)};
   for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
-    ASSIGN_OR_RETURN(const model::Footprint footprint,
+    ASSIGN_OR_RETURN(model::Footprint footprint,
                      model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, kv_type, kStep));
+    if (options.resident_tables) {
+      footprint.HoldTables();
+    }
     const int64_t window = std::min<int64_t>(options.context, config.sliding_window + kStep.rows);
     const int64_t kv = any ? footprint.full_token_bytes * options.context + footprint.sliding_token_bytes * window : 0;
     split.rank_bytes =

@@ -14,6 +14,7 @@ struct SplitOptions {
   int tp = 0;  // 0: any
   int ep = 0;  // 0: as tp where the model has experts, else 1
   std::string weights = "as-file";
+  bool resident_tables = false;
   std::string kv_type = "bf16";
   int64_t context = 0;  // tokens
   std::string expert_mode = "fused";

@@ -72,6 +72,7 @@ struct ModelSpec {
   int replicas = 1;           // groups; 0: as many as the workers make
   OnLoss on_loss = OnLoss::kWait;
   std::string weights = "as-file";
+  bool resident_tables = false;  // read in, not mapped
   std::string activations = "default";
   std::string kv_type = "bf16";
   int64_t context = 0;

@@ -85,6 +85,7 @@ class GemmaModel : public ServedModel {
     spec.replicas = options.replicas;
     spec.on_loss = options.on_loss;
     spec.weights = options.weights;
+    spec.resident_tables = options.resident_tables;
     spec.activations = options.activations;
     spec.kv_type = options.kv_type;
     spec.context = result->limits_.context;
@@ -92,6 +93,7 @@ class GemmaModel : public ServedModel {
     ASSIGN_OR_RETURN(spec.splits, AllowedSplits(*checkpoint, {.tp = options.tp,
                                                               .ep = options.ep,
                                                               .weights = options.weights,
+                                                              .resident_tables = options.resident_tables,
                                                               .kv_type = options.kv_type,
                                                               .context = spec.context,
                                                               .expert_mode = options.expert_mode,

@@ -99,6 +99,7 @@ struct ServeOptions {
   int64_t context = 0;  // 0: the model's
   int max_sequences = 64;
   std::string weights = "as-file";
+  bool resident_tables = false;
   std::string activations = "default";
   std::string kv_type = "bf16";
   std::string expert_mode = "fused";

@@ -156,6 +156,7 @@ v1::Assignment ToProto(const Assignment& a) {
   }
   message.set_rank(a.rank);
   message.set_weights(a.model.weights);
+  message.set_resident_tables(a.model.resident_tables);
   message.set_context(a.model.context);
   message.set_max_sequences(a.model.max_sequences);
   message.set_kv_type(a.model.kv_type);

@@ -103,6 +103,9 @@ absl::StatusOr<Plan> MakeCandidate(const PlanRequest& request, const Device& dev
     RankBudget& rank = plan.ranks.emplace_back();
     Footprint& f = rank.footprint;
     f = RankFootprint(request.config, plan.shards, static_cast<int>(r), request.weights, request.kv_type, sizes);
+    if (request.resident_tables) {
+      f.HoldTables();
+    }
     f.weight_bytes += r == 0 ? request.drafter_bytes : 0;
     rank.needed_kv_bytes =
         full_tokens * f.full_token_bytes + SlidingBlocks(request) * request.block_tokens * f.sliding_token_bytes;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "kernels/dtype.h"
@@ -23,6 +24,9 @@ struct Footprint {
   int64_t workspace_bytes = 0;      // activations of the largest step
   int64_t full_token_bytes = 0;     // K and V of a token in the full-attention pool
   int64_t sliding_token_bytes = 0;  // and in the sliding one
+
+  // Tables count as weights: --resident-tables.
+  void HoldTables() { weight_bytes += std::exchange(mapped_bytes, 0); }
 };
 
 Footprint RankFootprint(const ModelConfig& config, const ShardPlan& plan, int rank, kernels::DType weights,

@@ -21,6 +21,7 @@ struct PlanRequest {
   ModelConfig config;
   // Of matrices and tables: BF16, SFP8 or Q4_0. Norms, scales and scalars are F32.
   kernels::DType weights = kernels::DType::kBF16;
+  bool resident_tables = false;  // tables that are only looked up are weights, not mapped
   std::vector<DevicePool> devices;
   int64_t context = 0;        // tokens of one sequence; 0: the model's limit
   int64_t concurrency = 16;   // sequences at once

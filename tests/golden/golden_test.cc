@@ -61,9 +61,16 @@ TEST_P(SafetensorsGolden, PassesOnCpuUnderEveryPlan) {
   const model::ModelConfig config = ConfigOf(GetParam());
   std::vector<Plan> plans = {{1, 1}, {2, 1}};
   if (config.experts > 0) {
-    plans = {{1, 1}, {2, 2}, {1, 2}, {2, 1}, {4, 4}, {4, 1}, {1, 4}, {2, 4}, {4, 2}};
-  } else if (config.heads % 4 == 0) {
-    plans.push_back({4, 1});
+    plans = {{1, 1}, {2, 2}, {1, 2}, {2, 1}, {4, 4}, {4, 1}, {1, 4}, {2, 4}, {4, 2}, {3, 3}, {1, 3}};
+    if (config.heads >= 8) {
+      plans.insert(plans.end(), {{8, 8}, {8, 2}, {2, 8}});
+    }
+  } else {
+    for (const int tp : {3, 4, 8}) {  // as evenly as the heads allow: 3 splits 4 heads into 1, 1 and 2
+      if (tp <= config.heads) {
+        plans.push_back({tp, 1});
+      }
+    }
   }
   for (const Plan plan : plans) {
     for (const model::WeightType weights : {model::WeightType::kAsFile, model::WeightType::kF32}) {

@@ -6,8 +6,11 @@
 import argparse
 import concurrent.futures
 import os
+import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -358,6 +361,126 @@ class Loss(ClusterTest):
         ranks = [names[r.worker_id] for r in status.models[0].groups[0].ranks]
         self.lose(ranks[1])
         self.lose(ranks[0])
+
+
+class Faults(unittest.TestCase):
+    """Workers that die before the group is ready, or cannot serve: the status says so, and the group forms with others."""
+
+    def start(self, model=ARGS.model, flags=(), **more):
+        self.cluster = local_cluster.Cluster(ARGS.bin, model, flags=("--tp", "2", "--ep", "2", "--lease", "60", *flags), **more)
+        self.addCleanup(self.cluster.stop)
+        self.stub = cluster_pb2_grpc.ClusterStub(self.cluster.channel)
+
+    def status(self):
+        return self.stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=10)
+
+    def group(self):
+        return self.status().models[0].groups[0]
+
+    def wait_group(self, state, text):
+        try:
+            local_cluster.wait_until(f"group {state}: {text}", lambda: self.group().state == state and text in self.group().message, 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {self.group()}{self.cluster.logs()}") from error
+
+    def wait_workers(self, *names):
+        local_cluster.wait_until(f"workers {names}", lambda: sorted(w.name for w in self.status().workers) == sorted(names), 30)
+
+    def serves(self):
+        self.cluster.wait_ready()
+        answer = Answer(inference_pb2_grpc.InferenceStub(self.cluster.channel).Generate(text_request(max_tokens=4), timeout=30))
+        self.assertEqual(len(answer.ids[0]), 4)
+
+    def begin_loading(self):
+        """w0 and w1 load; w1 stands still since before there were two, so that loading lasts until it goes on or dies."""
+        self.start(workers=0)
+        self.cluster.start_worker("w1")
+        self.wait_workers("w1")
+        stopped = self.cluster.workers["w1"].process
+        stopped.send_signal(signal.SIGSTOP)
+        self.addCleanup(stopped.send_signal, signal.SIGCONT)
+        self.cluster.start_worker("w0")
+        self.wait_group("loading", "loading on 2 workers")
+
+    def test_a_worker_dies_while_idle(self):
+        self.start(workers=1)
+        self.wait_workers("w0")
+        self.cluster.workers["w0"].kill()
+        self.wait_workers()
+        self.wait_group("waiting for workers", "2 more")
+        self.cluster.start_worker("w0")
+        self.cluster.start_worker("w1")
+        self.serves()
+
+    def test_a_worker_dies_while_loading_and_another_comes(self):
+        self.begin_loading()
+        self.cluster.workers["w1"].kill()
+        self.wait_group("waiting for workers", "1 more")
+        self.wait_workers("w0")
+        self.cluster.start_worker("w1")
+        self.serves()
+
+    def test_a_worker_dies_while_loading_and_a_spare_takes_its_place(self):
+        self.begin_loading()
+        self.cluster.start_worker("w2")
+        self.wait_workers("w0", "w1", "w2")
+        self.cluster.workers["w1"].kill()
+        self.serves()
+        self.wait_workers("w0", "w2")
+
+    def test_the_worker_that_waits_for_the_others_dies(self):
+        self.begin_loading()
+        self.cluster.workers["w0"].kill()
+        self.wait_group("waiting for workers", "1 more")
+        self.cluster.workers["w1"].process.send_signal(signal.SIGCONT)
+        self.cluster.start_worker("w0")
+        self.serves()
+
+    def test_another_checkpoint_on_the_workers_host(self):
+        folder = tempfile.TemporaryDirectory(prefix="alphecca-checkpoint-")
+        self.addCleanup(folder.cleanup)
+        model = os.path.join(folder.name, "model")
+        shutil.copytree(ARGS.model, model)
+        self.start(model=model, workers=0)
+        os.rename(model, model + ".seen")
+        shutil.copytree(os.path.join(os.path.dirname(ARGS.model), "tiny-dense"), model)
+        self.cluster.start_worker("w0")
+        self.cluster.start_worker("w1")
+        self.wait_group("failed", "on this host, the coordinator saw")
+        self.assertRegex(self.group().message, r"^rank [01] on w[01] .*has revision [0-9a-f]{32} .*; next try \(2\) in")
+        shutil.rmtree(model)
+        os.rename(model + ".seen", model)
+        self.serves()
+
+    def test_too_little_memory(self):
+        self.start(workers=2, memory_gib=0.02)
+        self.wait_group("waiting for workers", "w0 has 20.5 MiB")
+        self.cluster.memory_gib = None
+        self.cluster.start_worker("w2")
+        self.cluster.start_worker("w3")
+        self.serves()
+
+    def test_another_build(self):
+        self.start(workers=1)
+        self.wait_workers("w0")
+        leave = threading.Event()
+        self.addCleanup(leave.set)
+        device = cluster_pb2.Device(kind="cpu", name="other", memory_bytes=1 << 30, threads=1, isa="scalar")
+        register = cluster_pb2.Register(protocol_version=1, build="0.0.0 (another)", device=device, address="127.0.0.1:9", name="old",
+                                        host="here")
+
+        def messages():
+            yield cluster_pb2.WorkerMessage(register=register)
+            leave.wait(60)
+
+        call = self.stub.Join(messages())
+        self.addCleanup(call.cancel)
+        self.wait_workers("w0", "old")
+        self.wait_group("waiting for workers", "needs 2 idle workers of one device kind and build, 1 there: start 1 more")
+        self.assertIn("; old is a cpu of build 0.0.0 (another)", self.group().message)
+        self.assertIn(f"; w0 is a cpu of build {self.status().build}", self.group().message)
+        self.cluster.start_worker("w1")
+        self.serves()
 
 
 class SeveralModels(unittest.TestCase):

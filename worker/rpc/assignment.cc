@@ -80,6 +80,7 @@ absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& a) {
   out.context = a.context();
   out.max_sequences = a.max_sequences();
   out.plan_hash = a.plan_hash();
+  out.resident_tables = a.resident_tables();
   out.peers.assign(a.peers().begin(), a.peers().end());
   out.communicator = a.communicator();
   out.rendezvous = a.rendezvous();

@@ -25,6 +25,7 @@ struct ShardAssignment {
   int rank = 0;
   model::WeightType weights = model::WeightType::kAsFile;
   kernels::Activations activations = kernels::Activations::kDefault;
+  bool resident_tables = false;
   kernels::DType kv_type = kernels::DType::kBF16;
   int64_t context = 0;    // 0: the model's
   int max_sequences = 0;  // 0: the default

@@ -67,7 +67,7 @@ absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoi
                                  comm::Communicator& comm) {
   ASSIGN_OR_RETURN(const model::Footprint footprint,
                    model::RankFootprint(checkpoint, plan, a.rank, a.weights, a.kv_type, model::StepSizes{}));
-  const int64_t weights = footprint.weight_bytes;
+  const int64_t weights = footprint.weight_bytes + (a.resident_tables ? footprint.mapped_bytes : 0);
   int64_t budget = std::min(device.memory_bytes - weights, device.max_kv_bytes);
   const std::unique_ptr<kernels::Stream> stream = backend.CreateStream();
   std::vector<int64_t> budgets(static_cast<size_t>(comm.size()));
@@ -131,6 +131,9 @@ absl::Status LoadShard(const ShardAssignment& a, const DeviceOptions& device, Wo
   ASSIGN_OR_RETURN(options.kv_budget_bytes, KvBudget(a, *shard.checkpoint, plan, device, *backend, *shard.metered));
   ASSIGN_OR_RETURN(shard.loaded, engine::ShardRunner::Create(*shard.checkpoint, plan, a.rank, *backend, *shard.metered,
                                                              options, hooks.progress));
+  if (a.resident_tables) {
+    model::HoldTables(*shard.checkpoint);
+  }
   shard.runner = MeterRunner(*shard.loaded, metrics);
   return absl::OkStatus();
 }

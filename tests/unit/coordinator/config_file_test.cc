@@ -24,6 +24,7 @@ models:
     max_sequences: 7
     kv_type: f32
     weights: f32
+    resident_tables: true
     activations: f32
   - path: /m/edge.gguf
     tp: 2
@@ -42,9 +43,11 @@ models:
   EXPECT_EQ(chat.max_sequences, 7);
   EXPECT_EQ(chat.kv_type, "f32");
   EXPECT_EQ(chat.weights, "f32");
+  EXPECT_TRUE(chat.resident_tables);
   EXPECT_EQ(chat.activations, "f32");
   const ServeOptions& edge = models->at(1);
   EXPECT_EQ(edge.name, "");
+  EXPECT_FALSE(edge.resident_tables);
   EXPECT_EQ(edge.tp, 2);
   EXPECT_EQ(edge.context, 4096);
   EXPECT_EQ(edge.replicas, 3);

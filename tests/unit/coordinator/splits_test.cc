@@ -54,6 +54,19 @@ TEST_F(AllowedSplitsTest, WiderWeightsAndALongerContextTakeMore) {
   EXPECT_LT(bytes({.kv_type = "bf16", .context = 4096}), bytes({.kv_type = "f32", .context = 4096}));
 }
 
+TEST_F(AllowedSplitsTest, ResidentTablesTakeTheirBytes) {
+  const auto edge = model::Checkpoint::Open(ALPHECCA_TEST_DATA "/goldens/edge-e2b-shape");
+  ASSERT_TRUE(edge.ok()) << edge.status();
+  const int64_t table = model::TableBytes(**edge);
+  EXPECT_EQ(table, (*edge)->config().per_layer_vocab * (*edge)->config().per_layer_width *
+                       static_cast<int64_t>((*edge)->config().layers.size()) * 2);
+  const auto bytes = [&edge](bool resident) {
+    return AllowedSplits(**edge, {.tp = 2, .resident_tables = resident, .context = 64})->at(0).rank_bytes;
+  };
+  EXPECT_EQ(bytes(true) - bytes(false), table) << "on each rank";
+  EXPECT_EQ(model::TableBytes(*checkpoint_), 0);
+}
+
 TEST_F(AllowedSplitsTest, WhatCannotBeIsRefused) {
   EXPECT_EQ(AllowedSplits(*checkpoint_, {.tp = 64, .context = 512}).status().code(),
             absl::StatusCode::kInvalidArgument);

@@ -44,6 +44,10 @@ TEST(MappedFileTest, DroppedPagesLeaveTheProcessAndComeBack) {
   (*file)->Advise((*file)->bytes().subspan(0, 512 << 10), Residency::kDrop);
   EXPECT_EQ(ResidentKib(path), 512);
   EXPECT_EQ(Sum(**file), 1 << 20);
+  (*file)->Advise((*file)->bytes(), Residency::kDrop);
+  EXPECT_EQ(ResidentKib(path), 0);
+  (*file)->Advise((*file)->bytes().subspan(0, 256 << 10), Residency::kResident);
+  EXPECT_GE(ResidentKib(path), 256) << "read without being touched";
 }
 
 // The same advice on ordinary memory would clear it.

@@ -255,6 +255,17 @@ TEST(PlannerTest, DrafterLiesOnRankZero) {
   EXPECT_LT(with.kv_tokens, without.kv_tokens);
 }
 
+TEST(PlannerTest, ResidentTablesAreWeights) {
+  PlanRequest request = Request(Published::kE2B, DType::kBF16, "1xh100-80g");
+  const Footprint mapped = MustPlan(request).ranks[0].footprint;
+  request.resident_tables = true;
+  const Plan plan = MustPlan(request);
+  const Footprint& resident = plan.ranks[0].footprint;
+  EXPECT_GT(mapped.mapped_bytes, 0);
+  EXPECT_EQ(resident.mapped_bytes, 0);
+  EXPECT_EQ(resident.weight_bytes, mapped.weight_bytes + mapped.mapped_bytes);
+}
+
 // One sequence of one token reads the weights of spec gemma4-models, section 2 ("read per decoded token"), and little
 // else.
 TEST(PlannerTest, DecodeBoundIsBandwidthOverWeightsRead) {

@@ -181,6 +181,10 @@ TEST(Assignment, IsChecked) {
   ASSERT_TRUE(good.ok()) << good.status();
   EXPECT_EQ(good->size(), 2);
   EXPECT_FALSE(good->leads());
+  EXPECT_FALSE(good->resident_tables);
+  v1::Assignment resident = SomeAssignment();
+  resident.set_resident_tables(true);
+  EXPECT_TRUE(FromProto(resident)->resident_tables);
   const auto message = [](const std::function<void(v1::Assignment&)>& spoil) {
     v1::Assignment a = SomeAssignment();
     spoil(a);
