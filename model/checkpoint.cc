@@ -520,11 +520,6 @@ std::vector<TensorSpec> TensorsOf(const Checkpoint& checkpoint) {
   return specs;
 }
 
-int64_t TableBytes(const Checkpoint& checkpoint) {
-  const auto table = checkpoint.Find(TensorKind::kPerLayerEmbedding, -1);
-  return table.ok() ? table->items * table->rows * kernels::RowBytes(table->type, table->cols) : 0;
-}
-
 void HoldTables(const Checkpoint& checkpoint) {
   if (const auto table = checkpoint.Find(TensorKind::kPerLayerEmbedding, -1); table.ok()) {
     checkpoint.Advise(*table, Residency::kResident);
