@@ -17,11 +17,11 @@ namespace alphecca::cli {
 struct LocalClusterOptions {
   ResolvedModel model;
   int tp = 1;
-  int ep = 0;               // 0: as the coordinator chooses (tp for a model with experts, else 1)
-  int threads = 0;          // of each worker; 0: this host's, shared out evenly
-  int64_t context = 0;      // tokens of a sequence; 0: the model's, capped by memory
-  int max_sequences = 0;    // 0: the coordinator's default
-  std::string weights;      // "" or as model::ParseWeightType takes it
+  int ep = 0;             // 0: as the coordinator chooses (tp for a model with experts, else 1)
+  int threads = 0;        // of each worker; 0: this host's, shared out evenly
+  int64_t context = 0;    // tokens of a sequence; 0: the model's, capped by memory
+  int max_sequences = 0;  // 0: the coordinator's default
+  std::string weights;    // "" or as model::ParseWeightType takes it
   bool resident_tables = false;
   std::string activations;  // "", "default" or "f32"
   std::string kv_type;      // "", "bf16" or "f32"
