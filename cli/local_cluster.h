@@ -24,7 +24,7 @@ struct LocalClusterOptions {
   std::string expert_mode;  // "", "fused", "wide"
   std::string expert_load;  // file of a recorded load, with hot_experts
   int hot_experts = 0;
-  std::string weights;      // "" or as model::ParseWeightType takes it
+  std::string weights;  // "" or as model::ParseWeightType takes it
   bool resident_tables = false;
   std::string activations;  // "", "default" or "f32"
   std::string kv_type;      // "", "bf16" or "f32"

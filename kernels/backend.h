@@ -375,8 +375,8 @@ class Backend {
 
   // --- Memory. InvalidArgument, ResourceExhausted.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(int64_t bytes) = 0;
-  // The rows of the sources one under another (per item), those after a `next_items` in the items that follow; converted
-  // to `type` (a run-time type).
+  // The rows of the sources one under another (per item), those after a `next_items` in the items that follow;
+  // converted to `type` (a run-time type).
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const PackSource> sources, DType type) = 0;
   virtual absl::StatusOr<std::unique_ptr<KvPool>> CreateKvPool(const KvPoolSpec& spec) = 0;
 

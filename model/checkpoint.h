@@ -70,7 +70,8 @@ class Checkpoint {
 // The catalogue as the checkpoint holds it: gate and up of the experts fused or apart.
 std::vector<TensorSpec> TensorsOf(const Checkpoint& checkpoint);
 
-// Reads the tables that are only looked up and keeps them in memory, as far as the system allows (Residency::kResident).
+// Reads the tables that are only looked up and keeps them in memory, as far as the system allows
+// (Residency::kResident).
 void HoldTables(const Checkpoint& checkpoint);
 
 }  // namespace alphecca::model

@@ -14,8 +14,8 @@ namespace alphecca::model {
 
 // What a reader means to do with a stretch of a file.
 enum class Residency {
-  kDrop,      // done with: its pages leave this process, and come back from the file if they are touched again
-  kRandom,    // looked up here and there: reading one page brings no neighbours
+  kDrop,    // done with: its pages leave this process, and come back from the file if they are touched again
+  kRandom,  // looked up here and there: reading one page brings no neighbours
   // Kept in memory: read now, and locked there as far as the limit of locked memory (RLIMIT_MEMLOCK) goes.
   kResident,
 };
