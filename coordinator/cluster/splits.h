@@ -18,8 +18,8 @@ struct SplitOptions {
   std::string kv_type = "bf16";
   int64_t context = 0;  // tokens
   std::string expert_mode = "fused";
-  std::string expert_load;  // file of a recorded load (model::ReadExpertRows); empty: none
-  int hot_experts = 0;      // copies of other ranks' experts on each rank, chosen by expert_load
+  std::string expert_load = "";  // file of a recorded load (model::ReadExpertRows); empty: none
+  int hot_experts = 0;           // copies of other ranks' experts on each rank, chosen by expert_load
 };
 
 // One split if tp is given, else all the model's shapes allow, fewest ranks first. What a shard takes is its weights,

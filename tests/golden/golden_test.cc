@@ -10,6 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "gtest/gtest.h"
 #include "model/checkpoint.h"
+#include "model/shard_plan.h"
 #include "worker/verify/golden_case.h"
 #include "worker/verify/reference.h"
 #include "worker/verify/verify.h"
@@ -100,17 +101,36 @@ TEST_P(SafetensorsGolden, PassesWithABf16KvCache) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, SafetensorsGolden, testing::ValuesIn(CasesIn(ALPHECCA_TEST_DATA "/goldens")), CaseName);
 
-class GgufGolden : public testing::TestWithParam<std::string> {};
+class GgufGolden : public testing::TestWithParam<std::string> {
+ protected:
+  // tp 1, 2 and 4 with ep 1, 2 and 4, as far as the shape allows.
+  static std::vector<Plan> Plans() {
+    const auto golden = verify::ReadGoldenCase(GetParam());
+    EXPECT_TRUE(golden.ok()) << golden.status();
+    const auto checkpoint = model::Checkpoint::Open(golden->checkpoint);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    std::vector<Plan> plans;
+    for (const int tp : {1, 2, 4}) {
+      for (const int ep : {1, 2, 4}) {
+        if (model::MakeShardPlan(**checkpoint, {tp, ep}).ok()) {
+          plans.push_back({tp, ep});
+        }
+      }
+    }
+    EXPECT_GE(plans.size(), 2U);
+    return plans;
+  }
+};
 
 TEST_P(GgufGolden, PassesOnCpuWithInt8Activations) {
-  for (const int tp : {1, 2}) {
-    ExpectPass(GetParam(), {.tp = tp});
+  for (const Plan plan : Plans()) {
+    ExpectPass(GetParam(), {.tp = plan.tp, .ep = plan.ep});
   }
 }
 
 TEST_P(GgufGolden, PassesWithF32Activations) {
-  for (const int tp : {1, 2}) {
-    ExpectPass(GetParam(), {.tp = tp, .f32_activations = true});
+  for (const Plan plan : Plans()) {
+    ExpectPass(GetParam(), {.tp = plan.tp, .ep = plan.ep, .f32_activations = true});
   }
   ExpectPass(GetParam(), {.f32_activations = true, .kernels = Kernels::kRef});
 }
