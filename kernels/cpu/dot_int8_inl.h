@@ -280,16 +280,21 @@ inline float Poison(const float* x, int64_t n) {
   return Sum(poison);
 }
 
-inline float LargestOfEight(const float* x) {
-  return Largest(Abs(kLanes == 8 ? Load(x) : LoadN(x, 8)));
+inline I Rounded(F x, float factor) {
+  return Round(Min(Max(Mul(x, Set(factor)), Set(-127.0F)), Set(127.0F)));
 }
 
-// q = x * factor of eight numbers, to the nearest.
-inline void RoundEight(const float* x, float factor, int8_t* q) {
-  const F scaled = Mul(kLanes == 8 ? Load(x) : LoadN(x, 8), Set(factor));
-  int8_t rounded[kLanes];
-  StoreI8(rounded, Round(Min(Max(scaled, Set(-127.0F)), Set(127.0F))));
-  __builtin_memcpy(q, rounded, 8);
+inline F LoadEight(const float* x) {
+  return kLanes == 8 ? Load(x) : LoadN(x, 8);
+}
+
+// q = x * factor of eight numbers, to the nearest. Returns their sum.
+inline int32_t RoundEight(const float* x, float factor, int8_t* q) {
+  const I rounded = Rounded(LoadEight(x), factor);
+  int8_t bytes[kLanes];
+  StoreI8(bytes, rounded);
+  __builtin_memcpy(q, bytes, 8);
+  return static_cast<int32_t>(Sum(ToFloat(rounded)));
 }
 
 // Q4_0: see QuantRows.
@@ -298,11 +303,11 @@ void QuantiseInEights(const float* in, int64_t cols, std::byte* record) {
   auto* q = reinterpret_cast<int8_t*>(record);
   auto* scales = reinterpret_cast<int32_t*>(record + at.scales);
   auto* corrections = reinterpret_cast<int32_t*>(record + at.corrections);
-  auto* largest_of = reinterpret_cast<float*>(scales);  // until the scales take their place
   float largest = 0.0F;
-  for (int64_t b = 0; b < cols / 8; ++b) {
-    largest_of[b] = LargestOfEight(in + 8 * b);
-    largest = largest_of[b] > largest ? largest_of[b] : largest;
+  for (int64_t eight = 0; eight < cols / 8; ++eight) {
+    const float of_eight = Largest(Abs(LoadEight(in + 8 * eight)));
+    largest = of_eight > largest ? of_eight : largest;
+    __builtin_memcpy(scales + eight, &of_eight, sizeof of_eight);  // until its scale takes the place
   }
   // Below this the smallest steps would be denormal.
   const bool tiny = !(largest > 1e-30F);
@@ -313,13 +318,13 @@ void QuantiseInEights(const float* in, int64_t cols, std::byte* record) {
     int32_t sum = 0;
     for (int i = 0; i < 4; ++i) {
       const int64_t eight = 4 * block + i;
-      const float steps = largest_of[eight] * per_step;  // rounded up, so that no number passes 127
+      float steps = 0.0F;
+      __builtin_memcpy(&steps, scales + eight, sizeof steps);
+      steps *= per_step;  // rounded up, so that no number passes 127
       scale[i] = steps < top ? static_cast<int32_t>(steps) : kLargestScale;
       scale[i] += static_cast<float>(scale[i]) < steps || scale[i] == 0 ? 1 : 0;
-      RoundEight(in + 8 * eight, 127.0F * per_step / static_cast<float>(scale[i]), q + 8 * eight);
-      for (int j = 0; j < 8; ++j) {
-        sum += scale[i] * q[8 * eight + j];
-      }
+      const float factor = 127.0F * per_step / static_cast<float>(scale[i]);
+      sum += scale[i] * RoundEight(in + 8 * eight, factor, q + 8 * eight);
     }
     PutScales(scale[0], scale[2], scales + 4 * block);
     PutScales(scale[1], scale[3], scales + 4 * block + 2);
@@ -329,27 +334,27 @@ void QuantiseInEights(const float* in, int64_t cols, std::byte* record) {
   __builtin_memcpy(record + at.row_scale, &row_scale, sizeof row_scale);
 }
 
-// Q8_0 in blocks of 32, Q6_K of 16: d = max |x| / 127, q = x / d to the nearest.
+// Q8_0, Q6_K: d = max |x| / 127, q = x / d to the nearest.
+template <int kSize>
 void QuantiseInBlocks(const float* in, int64_t cols, DType type, std::byte* record) {
   const QuantRecord at(cols);
   auto* q = reinterpret_cast<int8_t*>(record);
   auto* d = reinterpret_cast<float*>(record + at.scales);
   auto* corrections = reinterpret_cast<int32_t*>(record + at.corrections);
-  const int size = type == DType::kQ6_K ? 16 : 32;
-  for (int64_t block = 0; block < cols / size; ++block) {
-    const float* x = in + block * size;
-    float largest = 0.0F;
-    for (int i = 0; i < size; i += 8) {
-      const float of_eight = LargestOfEight(x + i);
-      largest = of_eight > largest ? of_eight : largest;
+  for (int64_t block = 0; block < cols / kSize; ++block) {
+    const float* x = in + block * kSize;
+    F max = Zero();
+    for (int i = 0; i < kSize; i += kLanes) {
+      max = Max(max, Abs(Load(x + i)));
     }
+    const float largest = Largest(max);
     const bool tiny = !(largest > 1e-36F);  // below this 127 / largest is not finite
-    for (int i = 0; i < size; i += 8) {
-      RoundEight(x + i, tiny ? 0.0F : 127.0F / largest, q + block * size + i);
+    for (int i = 0; i < kSize; i += kLanes) {
+      StoreI8(q + block * kSize + i, Rounded(Load(x + i), tiny ? 0.0F : 127.0F / largest));
     }
-    d[block] = (tiny ? 0.0F : largest / 127.0F) + Poison(x, size);
+    d[block] = (tiny ? 0.0F : largest / 127.0F) + Poison(x, kSize);
     if (type == DType::kQ6_K) {
-      corrections[block] = Correction(q + block * 16, 16, 32);
+      corrections[block] = Correction(q + block * kSize, kSize, 32);
     }
   }
   const float one = 1.0F;
@@ -360,8 +365,10 @@ void QuantiseInBlocks(const float* in, int64_t cols, DType type, std::byte* reco
 void Quantise(const float* in, int64_t cols, DType type, std::byte* record) {
   if (type == DType::kQ4_0) {
     QuantiseInEights(in, cols, record);
+  } else if (type == DType::kQ6_K) {
+    QuantiseInBlocks<16>(in, cols, type, record);
   } else {
-    QuantiseInBlocks(in, cols, type, record);
+    QuantiseInBlocks<32>(in, cols, type, record);
   }
 }
 
