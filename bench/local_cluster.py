@@ -95,7 +95,7 @@ class Cluster:
 
     def generate_many(self, prompts, tokens):
         """Several requests at once."""
-        asks = [subprocess.Popen([f"{self.bin}/alphecca", "generate", "--json", "--connect", self.address, "--ids",
+        asks = [subprocess.Popen([f"{self.bin}/alphecca", "generate", "--json", "--connect", self.address, "--model", "m", "--ids",
                                   ",".join(map(str, ids)), "--max-tokens", str(tokens), "--temperature", "0", "--ignore-eos"],
                                  stdout=subprocess.PIPE, text=True) for ids in prompts]
         answers = [ask.communicate()[0] for ask in asks]

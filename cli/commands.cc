@@ -43,7 +43,7 @@ void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int tp) {
       ->check(CLI::IsMember({"fused", "wide"}));
   command.add_option("--expert-load", o.expert_load,
                      "A recorded load (perplexity --record-experts), for --hot-experts");
-  command.add_option("--hot-experts", o.hot_experts, "Copies of the hottest experts that each rank holds")
+  command.add_option("--hot-experts", o.hot_experts, "Copies of other ranks' experts that each rank holds")
       ->check(CLI::Range(0, 1024));
   command.add_option("--threads", o.threads, "Threads of each worker; 0: this host's, shared out")
       ->check(CLI::Range(0, 1024));

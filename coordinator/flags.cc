@@ -86,7 +86,7 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
   app.add_option("--expert-load", raw.serve.expert_load,
                  "A recorded load (alphecca perplexity --record-experts) that says which experts are hot");
   app.add_option("--hot-experts", raw.serve.hot_experts,
-                 "Copies of other ranks' experts that each rank holds, the hottest of --expert-load first");
+                 "Copies of other ranks' experts that each rank holds, chosen to even out --expert-load");
   app.add_option("--replicas", raw.serve.replicas, "Shard groups of each model (0: as many as the workers make)")
       ->capture_default_str();
   app.add_option("--on-loss", raw.on_loss,

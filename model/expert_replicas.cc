@@ -118,7 +118,7 @@ Range OwnExperts(const ModelConfig& config, int rank, int ranks) {
 }
 
 std::string ExpertRowsToJson(const ExpertRows& rows) {
-  const nlohmann::ordered_json json = {{"experts", rows.empty() ? 0 : rows[0].size()}, {"layers", rows}};
+  const nlohmann::ordered_json json = {{"layers", rows}};
   return json.dump();
 }
 

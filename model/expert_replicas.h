@@ -21,7 +21,7 @@ using ExpertRows = std::vector<std::vector<uint64_t>>;
 // Experts beside its own that a rank holds, rising: [layer][rank].
 using ExpertReplicas = std::vector<std::vector<std::vector<int32_t>>>;
 
-// A recorded load as JSON: {"experts": E, "layers": [[rows of expert 0, rows of expert 1, ...], ...]}.
+// A recorded load as JSON: {"layers": [[rows of expert 0, rows of expert 1, ...], ...]}.
 std::string ExpertRowsToJson(const ExpertRows& rows);
 // InvalidArgument: no such JSON, or not of this model's layers and experts; says what differs.
 absl::StatusOr<ExpertRows> ExpertRowsFromJson(std::string_view text, const ModelConfig& config);

@@ -13,8 +13,7 @@ namespace {
 
 // Sizes of groups to consider.
 constexpr int kRanks[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32};
-// As the workers': rows of a step at most, of which want logits.
-constexpr model::StepSizes kStep = {.rows = 256, .logit_rows = 64};
+constexpr int64_t kStepRows = 256;  // as the workers': of a step at most
 constexpr int64_t kLeastKvBytes = int64_t{16} << 20;
 
 absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const SplitOptions& options,
@@ -25,7 +24,7 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
   const int tp = any && options.expert_mode == "wide" ? 1 : ranks;
   model::Sharding sharding{.tp = tp, .ep = ep};
   ASSIGN_OR_RETURN(sharding.mode, model::ParseExpertMode(options.expert_mode));
-  if (options.hot_experts > 0) {
+  if (options.hot_experts > 0 && ep > 1) {
     ASSIGN_OR_RETURN(const model::ExpertRows load, model::ReadExpertRows(options.expert_load, config));
     ASSIGN_OR_RETURN(sharding.replicas, model::PlaceReplicas(config, load, ep, options.hot_experts));
   }
@@ -36,13 +35,14 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
               .plan_hash = plan.Hash(),
               .expert_mode = options.expert_mode,
               .expert_replicas = std::move(sharding.replicas)};
+  const model::StepSizes sizes = model::StepSizesFor(kStepRows, options.max_sequences);
   for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
     ASSIGN_OR_RETURN(model::Footprint footprint,
-                     model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, kv_type, kStep));
+                     model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, kv_type, sizes));
     if (options.resident_tables) {
       footprint.HoldTables();
     }
-    const int64_t window = std::min<int64_t>(options.context, config.sliding_window + kStep.rows);
+    const int64_t window = std::min<int64_t>(options.context, config.sliding_window + kStepRows);
     const int64_t kv = any ? footprint.full_token_bytes * options.context + footprint.sliding_token_bytes * window : 0;
     split.rank_bytes =
         std::max(split.rank_bytes, footprint.weight_bytes + footprint.workspace_bytes + std::max(kv, kLeastKvBytes));

@@ -17,6 +17,7 @@ struct SplitOptions {
   bool resident_tables = false;
   std::string kv_type = "bf16";
   int64_t context = 0;  // tokens
+  int64_t max_sequences = 64;
   std::string expert_mode = "fused";
   std::string expert_load = "";  // file of a recorded load (model::ReadExpertRows); empty: none
   int hot_experts = 0;           // copies of other ranks' experts on each rank, chosen by expert_load

@@ -96,6 +96,7 @@ class GemmaModel : public ServedModel {
                                                               .resident_tables = options.resident_tables,
                                                               .kv_type = options.kv_type,
                                                               .context = spec.context,
+                                                              .max_sequences = options.max_sequences,
                                                               .expert_mode = options.expert_mode,
                                                               .expert_load = options.expert_load,
                                                               .hot_experts = options.hot_experts}));

@@ -198,7 +198,7 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackCpu(std::span<const PackSource> s
   const auto scratch = static_cast<size_t>(ConversionScratch(sources));
   std::vector<ItemSource> items;
   for (const std::span<const PackSource> run : ItemRuns(sources)) {
-    for (int64_t item = 0; item < run[0].items.size(); ++item) {
+    for (int64_t item = 0; matrix->groups > 0 && item < run[0].items.size(); ++item) {
       items.push_back({run, item});
     }
   }

@@ -12,7 +12,6 @@ namespace alphecca::model {
 namespace {
 
 constexpr int64_t kColumnUnit = 32;
-constexpr int64_t kLogitRows = 64;  // of a step, unless more sequences than that may run
 constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
 
 int64_t UsableBytes(const PlanRequest& request, const Device& device) {
@@ -94,8 +93,7 @@ absl::StatusOr<Plan> MakeCandidate(const PlanRequest& request, const Device& dev
   ASSIGN_OR_RETURN(plan.shards, MakeShardPlan(request.config, {tp, ep}, unit));
   RETURN_IF_ERROR(CheckBlocks(request, plan.shards));
   const int64_t usable = UsableBytes(request, device);
-  const StepSizes sizes = {.rows = request.step_rows,
-                           .logit_rows = std::min(request.step_rows, std::max(kLogitRows, request.concurrency))};
+  const StepSizes sizes = StepSizesFor(request.step_rows, request.concurrency);
   const int64_t full_tokens = HasPool(request.config, kernels::kFullPool)
                                   ? BlocksFor(request.context, request.block_tokens) * request.block_tokens
                                   : 0;

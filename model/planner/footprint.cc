@@ -26,6 +26,11 @@ void AddTheRest(const ModelConfig& config, const ShardPlan& plan, int rank, kern
 
 }  // namespace
 
+StepSizes StepSizesFor(int64_t rows, int64_t sequences) {
+  constexpr int64_t kLogitRows = 64;
+  return {.rows = rows, .logit_rows = std::min(rows, std::max(kLogitRows, sequences))};
+}
+
 Footprint RankFootprint(const ModelConfig& config, const ShardPlan& plan, int rank, kernels::DType weights,
                         kernels::DType kv_type, const StepSizes& sizes) {
   Footprint footprint;

@@ -18,6 +18,10 @@ struct StepSizes {
   int64_t logit_rows = 0;  // of which so many want logits
 };
 
+// Steps of at most `rows` rows for `sequences` sequences at once: 64 rows may want logits, more where more sequences
+// run.
+StepSizes StepSizesFor(int64_t rows, int64_t sequences);
+
 struct Footprint {
   int64_t weight_bytes = 0;         // resident
   int64_t mapped_bytes = 0;         // of the file, looked up, not loaded

@@ -32,6 +32,28 @@ class Generate(unittest.TestCase):
                 self.assertEqual(got["prompt_tokens"], len(ids))
                 self.assertGreater(got["timings"]["tokens_per_s"], 0)
 
+    def test_wide_experts_with_copies_follow_the_reference(self):
+        with open(os.path.join(ROOT, "models/tiny-moe/golden.json"), encoding="utf-8") as f:
+            prompt = json.load(f)["greedy"][0]
+        with tempfile.TemporaryDirectory() as folder:
+            load = os.path.join(folder, "experts.json")
+            text = os.path.join(folder, "text")
+            with open(text, "w", encoding="utf-8") as f:
+                f.write("And it came to pass in those days, that there went out a decree.\n" * 20)
+            done = run("perplexity", "--model", "tiny-moe", "--text", text, "--record-experts", load)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            ask = ("--model", "tiny-moe", "--ids", ",".join(map(str, prompt["input_ids"])), "--max-tokens",
+                   str(len(prompt["greedy_ids"])), "--temperature", "0", "--ignore-eos", "--kv-type", "f32")
+            prints = set()
+            for ranks, flags in (("2", ()), ("3", ()), ("2", ("--expert-load", load, "--hot-experts", "1"))):
+                got = generate(*ask, "--tp", "1", "--ep", ranks, "--expert-mode", "wide", *flags)
+                self.assertEqual(got["ids"], prompt["greedy_ids"], f"{ranks} ranks {flags}")
+                prints.add(got["fingerprint"])
+            self.assertEqual(len(prints), 3)
+            done = run("generate", *ask, "--tp", "2", "--ep", "2", "--expert-mode", "wide")
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("tp 1", done.stderr)
+
     def test_a_seed_fixes_the_text(self):
         ask = ("--prompt", "And it came to pass", "--max-tokens", "20", "--temperature", "0.9")
         first, again, other = generate(*ask, "--seed", "7"), generate(*ask, "--seed", "7"), generate(*ask, "--seed", "8")

@@ -108,24 +108,44 @@ TEST_P(EngineEquivalence, TwoRanksGiveWhatOneGives) {
   }
 }
 
+// Two copies of experts of other ranks on each rank of tiny-moe, as if later experts were hotter.
+model::ExpertReplicas Copies(int ranks) {
+  const auto checkpoint = OpenModel("tiny-moe");
+  model::ExpertRows load(checkpoint->config().layers.size());
+  for (auto& layer : load) {
+    for (int e = 0; e < checkpoint->config().experts; ++e) {
+      layer.push_back(static_cast<uint64_t>(e * e));
+    }
+  }
+  return *model::PlaceReplicas(checkpoint->config(), load, ranks, 2);
+}
+
+TEST(FusedCopies, GiveWhatOneRankGives) {
+  RunOptions options;
+  options.kv_type = kernels::DType::kF32;
+  const Answers one = RunFresh(options, Mixture());
+  options.ep = 2;
+  options.replicas = Copies(2);
+  for (const int tp : {1, 2}) {
+    options.tp = tp;
+    const Answers copied = RunFresh(options, Mixture());
+    EXPECT_EQ(one.at(1).ids, copied.at(1).ids);  // greedy
+    for (size_t i = 0; i < 89; ++i) {
+      EXPECT_NEAR(one.at(2).prompt_logprobs[i].logprob, copied.at(2).prompt_logprobs[i].logprob, 1e-3) << i;
+    }
+  }
+}
+
 // Wide expert parallelism: sequences are spread over the ranks, and which rank has which depends on what else runs.
 class WideEquivalence : public ::testing::TestWithParam<int> {
  protected:
-  // Copies of experts of other ranks, the last first, on every rank.
   static RunOptions Options(bool copies) {
     RunOptions options;
     options.expert_mode = model::ExpertMode::kWide;
     options.ep = GetParam();
     options.kv_type = kernels::DType::kF32;
     if (copies) {
-      const auto checkpoint = OpenModel(options.model);
-      model::ExpertRows load(checkpoint->config().layers.size());
-      for (auto& layer : load) {
-        for (int e = 0; e < checkpoint->config().experts; ++e) {
-          layer.push_back(static_cast<uint64_t>(e * e));
-        }
-      }
-      options.replicas = *model::PlaceReplicas(checkpoint->config(), load, options.ep, 2);
+      options.replicas = Copies(options.ep);
     }
     return options;
   }

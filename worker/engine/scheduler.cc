@@ -121,7 +121,10 @@ std::vector<SequenceKey> Scheduler::TakeExpired(absl::Time now) {
 
 absl::StatusOr<Batch> Scheduler::Next() {
   Batch batch;
-  Budget budget{.rows = step_tokens_, .logits = logit_rows_};
+  const auto owners = static_cast<int64_t>(blocks_.size());
+  Budget budget{.rows = step_tokens_,
+                .logits = logit_rows_,
+                .owner_rows = std::vector<int64_t>(blocks_.size(), (step_tokens_ + owners - 1) / owners)};
   for (Running& running : running_) {
     if (running.Decodes() && running.next < running.Rows()) {
       RETURN_IF_ERROR(Take(running, 1, budget, batch));
@@ -140,7 +143,7 @@ absl::StatusOr<Batch> Scheduler::Next() {
 
 int64_t Scheduler::PromptRows(const Running& running, const Budget& budget) const {
   const int64_t left = running.arrival.prompt_tokens - running.next;
-  int64_t rows = std::min({left, budget.rows, chunk_tokens_});
+  int64_t rows = std::min({left, budget.rows, chunk_tokens_, budget.owner_rows[static_cast<size_t>(running.owner)]});
   if (running.arrival.prompt_logits) {
     rows = std::min(rows, budget.logits);
   } else if (rows == left && budget.logits == 0) {
@@ -154,8 +157,8 @@ absl::Status Scheduler::AdmitFor(Budget& budget, Batch& batch) {
     const Arrival& head = waiting_.begin()->second;
     const int64_t tokens = head.prompt_tokens + head.max_tokens;
     const Running running{.arrival = head, .slot = free_slots_.back(), .owner = OwnerFor(tokens), .next = 0};
-    const int64_t rows = PromptRows(running, budget);
-    if (rows < 1 || running.owner < 0) {
+    const int64_t rows = running.owner < 0 ? 0 : PromptRows(running, budget);
+    if (rows < 1) {
       break;
     }
     RETURN_IF_ERROR(blocks_[static_cast<size_t>(running.owner)].Admit(running.slot, tokens));
@@ -197,6 +200,7 @@ absl::Status Scheduler::Take(Running& running, int64_t rows, Budget& budget, Bat
   share.opens = share.begin == 0;
   share.samples = share.end >= running.arrival.prompt_tokens;
   budget.rows -= rows;
+  budget.owner_rows[static_cast<size_t>(share.owner)] -= rows;
   if (running.arrival.prompt_logits && share.begin < running.arrival.prompt_tokens) {
     budget.logits -= rows;
   } else if (share.samples) {

@@ -98,6 +98,7 @@ class Scheduler {
   struct Budget {
     int64_t rows = 0;
     int64_t logits = 0;
+    std::vector<int64_t> owner_rows;  // so that no owner's prompt keeps the others idle
   };
   using QueueKey = std::pair<int64_t, uint64_t>;  // falling priority, arrival
 

@@ -8,14 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/sampling.h"
+#include "model/planner/footprint.h"
 #include "worker/engine/block_manager.h"
 #include "worker/engine/kv_sizing.h"
 #include "worker/engine/plan_check.h"
 
 namespace alphecca::engine {
 namespace {
-
-constexpr int64_t kLogitRows = 64;  // R of a step, unless more sequences than that may run
 
 std::string Fingerprint(const model::Checkpoint& checkpoint, const model::ShardPlan& plan,
                         const kernels::Backend& backend, const comm::Communicator& comm, const ShardOptions& options) {
@@ -240,7 +239,7 @@ absl::StatusOr<std::unique_ptr<ShardRunner>> ShardRunner::Create(
   limits.max_sequences = options.max_sequences;
   limits.owners = plan.owners();
   limits.max_rows = options.max_rows;
-  limits.max_logit_rows = std::min(options.max_rows, std::max<int64_t>(kLogitRows, options.max_sequences));
+  limits.max_logit_rows = model::StepSizesFor(options.max_rows, options.max_sequences).logit_rows;
   limits.block_tokens = options.block_tokens;
   limits.full_blocks = sizes.full_blocks;
   limits.sliding_blocks = sizes.sliding_blocks;

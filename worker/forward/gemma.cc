@@ -493,7 +493,7 @@ class GemmaRank : public Gemma {
   absl::Status Run(kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full, kernels::KvPool* sliding,
                    int candidates, int64_t most_logit_rows) override {
     kernels::Check(step.rows >= (rank_.wide ? 0 : 1) && step.rows <= max_rows_,
-                   "a step has at least one row, at most max_rows");
+                   "a step has at least one row (wide: none), at most max_rows");
     kernels::Check(step.logit_rows <= max_logit_rows_, "at most max_logit_rows rows of a step want logits");
     kernels::Check(candidates >= 1 && candidates <= kernels::kMaxCandidates, "1 to kMaxCandidates candidates a row");
     logit_rows_ = step.logit_rows;

@@ -31,8 +31,8 @@ struct Probe {
   std::function<void(const char* name, int layer, std::span<const float> values, int64_t rows, int64_t cols)> on_rows;
 };
 
-// Rows that each expert of this rank has computed since the load, [layer][expert]; the rows of all steps, prompts
-// included. Without layers: the model or the rank has no experts.
+// Rows that each expert of this rank has computed since the load, [layer][its own range, then copies]; the rows of all
+// steps, prompts included. Without layers: the model or the rank has no experts.
 using ExpertLoad = std::vector<std::vector<uint64_t>>;
 
 class Gemma {

@@ -52,7 +52,8 @@ absl::StatusOr<model::Sharding> ShardingOf(const v1::Assignment& a) {
   sharding.mode = *mode;
   const int per_rank = a.expert_replicas().per_rank();
   const auto& experts = a.expert_replicas().experts();
-  if (per_rank < 0 || (per_rank == 0 ? !experts.empty() : experts.size() % (int64_t{per_rank} * a.ep()) != 0)) {
+  if (per_rank < 0 ||
+      (per_rank == 0 ? !experts.empty() : experts.empty() || experts.size() % (int64_t{per_rank} * a.ep()) != 0)) {
     return Bad(absl::StrCat(experts.size(), " expert replicas: want ", per_rank, " for each of ", a.ep(),
                             " ranks in every layer"));
   }

@@ -67,8 +67,8 @@ void WorkerMetrics::SetShardState(v1::ShardState state) {
 void WorkerMetrics::SetShard(int64_t weight_bytes, int64_t kv_bytes, const engine::ShardLimits& limits) {
   weight_bytes_.Set(static_cast<double>(weight_bytes));
   kv_bytes_.Set(static_cast<double>(kv_bytes));
-  kv_capacity_[0]->Set(static_cast<double>(limits.full_blocks));
-  kv_capacity_[1]->Set(static_cast<double>(limits.sliding_blocks));
+  kv_capacity_[0]->Set(static_cast<double>(limits.full_blocks * limits.owners));
+  kv_capacity_[1]->Set(static_cast<double>(limits.sliding_blocks * limits.owners));
 }
 
 void WorkerMetrics::SetCounts(const engine::EngineCounts& counts) {

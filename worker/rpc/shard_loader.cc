@@ -65,10 +65,15 @@ absl::StatusOr<std::unique_ptr<comm::Communicator>> Connect(const ShardAssignmen
 absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoint& checkpoint,
                                  const model::ShardPlan& plan, const DeviceOptions& device, kernels::Backend& backend,
                                  comm::Communicator& comm) {
-  ASSIGN_OR_RETURN(const model::Footprint footprint,
-                   model::RankFootprint(checkpoint, plan, a.rank, a.weights, a.kv_type, model::StepSizes{}));
-  const int64_t weights = footprint.weight_bytes + (a.resident_tables ? footprint.mapped_bytes : 0);
-  int64_t budget = std::min(device.memory_bytes - weights, device.max_kv_bytes);
+  const model::StepSizes sizes = model::StepSizesFor(engine::ShardOptions().max_rows,
+                                                     a.max_sequences > 0 ? a.max_sequences : kDefaultMaxSequences);
+  ASSIGN_OR_RETURN(model::Footprint footprint,
+                   model::RankFootprint(checkpoint, plan, a.rank, a.weights, a.kv_type, sizes));
+  if (a.resident_tables) {
+    footprint.HoldTables();
+  }
+  const int64_t held = footprint.weight_bytes + footprint.workspace_bytes;
+  int64_t budget = std::min(device.memory_bytes - held, device.max_kv_bytes);
   const std::unique_ptr<kernels::Stream> stream = backend.CreateStream();
   std::vector<int64_t> budgets(static_cast<size_t>(comm.size()));
   RETURN_IF_ERROR(comm.AllGather(*stream, &budget, sizeof(budget), budgets.data()));
@@ -76,7 +81,7 @@ absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoi
   const auto least = std::min_element(budgets.begin(), budgets.end());
   if (*least < kMinKvBytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "rank ", least - budgets.begin(), " has ", *least, " bytes for KV beside its weights (", weights,
+        "rank ", least - budgets.begin(), " has ", *least, " bytes for KV beside weights and activations (", held,
         " bytes on this rank), needs at least ", kMinKvBytes, ": more memory (--memory) or more ranks (--tp)"));
   }
   return *least;

@@ -107,7 +107,7 @@ class ThreadRankGroup : public RankGroup {
 
   absl::Status ExportKv(kernels::PoolKind kind, int layer, int32_t slot, Range positions, std::span<float> key,
                         std::span<float> value) override {
-    RankState& rank = ranks_[0];
+    RankState& rank = ranks_[static_cast<size_t>(OwnerOf(slot))];
     return rank.backend->KvExport(*rank.stream, *rank.pools[kind], layer, slot, positions, key, value);
   }
 

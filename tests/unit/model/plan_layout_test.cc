@@ -72,8 +72,8 @@ TEST_F(PlanFileTest, ServesItsPlanAndNoOther) {
   for (const auto& [tp, ep] : {std::pair(1, 1), std::pair(2, 1), std::pair(4, 4)}) {
     const absl::Status status = MakeShardPlan(**written, {tp, ep}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_THAT(MessageOf(status), HasSubstr("is laid out for tp 2, ep 2, not for tp " + std::to_string(tp) + ", ep " +
-                                             std::to_string(ep)));
+    EXPECT_THAT(MessageOf(status), HasSubstr("is laid out for tp 2, ep 2, fused, not for tp " + std::to_string(tp) +
+                                             ", ep " + std::to_string(ep)));
   }
   // Scales of SFP8 are of whole rows, which the file has not together.
   EXPECT_THAT(MessageOf(MakeShardPlan(**written, {2, 2}, WeightType::kSFP8).status()),

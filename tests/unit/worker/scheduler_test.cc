@@ -99,6 +99,20 @@ TEST(Scheduler, SequencesSpreadOverOwnersWithPoolsOfTheirOwn) {
   EXPECT_EQ(scheduler->Next()->shares.back().owner, 0);
 }
 
+TEST(Scheduler, PromptsOfDifferentOwnersShareAStep) {
+  SchedulerOptions options = Small();
+  options.owners = 2;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(Of(1, 30, 4)).ok());
+  ASSERT_TRUE(scheduler->Add(Of(2, 30, 4)).ok());
+  const auto batch = scheduler->Next();
+  ASSERT_TRUE(batch.ok());
+  ASSERT_EQ(Keys(*batch), (KeyList{1, 2}));
+  EXPECT_EQ(batch->shares[0].end, 5);
+  EXPECT_EQ(batch->shares[1].end, 5);
+}
+
 TEST(Scheduler, PriorityThenArrival) {
   SchedulerOptions options = Small();
   options.max_sequences = 1;
