@@ -10,6 +10,8 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -34,6 +36,17 @@ namespace {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   execv(argv[0], argv.data());
   _exit(127);
+}
+
+// What a process said last, which is mostly why it ended; "" of an empty or missing file.
+std::string LastLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::string last;
+  while (std::getline(file, line)) {
+    last = line.empty() ? last : line;
+  }
+  return last;
 }
 
 std::vector<char*> Argv(std::vector<std::string>& words) {
@@ -143,7 +156,8 @@ ChildProcess::~ChildProcess() {
 }
 
 absl::Status ChildProcess::Ended(int wait_status) const {
-  return absl::UnavailableError(absl::StrCat(program_, " ", How(wait_status), "; its log: ", log_file_));
+  return absl::UnavailableError(
+      absl::StrCat(program_, " ", How(wait_status), "; its log ", log_file_, " ends with: ", LastLine(log_file_)));
 }
 
 absl::Status ChildProcess::Running() {
