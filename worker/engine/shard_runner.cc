@@ -1,6 +1,7 @@
 #include "worker/engine/shard_runner.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <iterator>
 #include <utility>
@@ -31,7 +32,7 @@ struct StepArrays {
   std::vector<kernels::KeyRange> full, sliding;
   std::vector<kernels::SamplingRow> sampling;
 
-  std::vector<kernels::BlockTableUpdate> tables[2];
+  std::array<std::vector<kernels::BlockTableUpdate>, 2> tables;  // by PoolKind
 
   kernels::StepInput Input() const {
     kernels::StepInput input;
