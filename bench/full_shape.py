@@ -19,9 +19,8 @@ import json
 import os
 import statistics
 import subprocess
-import time
 
-from local_cluster import BIN, GIB, Cluster, free_port
+from local_cluster import BIN, GIB, Cluster, await_port, free_port
 
 PROMPT, OUT, LONG = 128, 32, 512
 
@@ -69,7 +68,8 @@ def peer_two_processes(args):
     servers = [subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port), "-t", "1"], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL) for port in ports]
     try:
-        time.sleep(2)
+        for port in ports:
+            await_port(port)
         return llama_bench(args, ["-t", "1", "-ngl", "99", "--rpc", ",".join(f"127.0.0.1:{port}" for port in ports)])
     finally:
         for process in servers:

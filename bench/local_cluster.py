@@ -18,6 +18,19 @@ def free_port():
         return s.getsockname()[1]
 
 
+def await_port(port, seconds=30):
+    """Until somebody listens there."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
 class Worker:
     def __init__(self, binary, coordinator, threads):
         self.process = subprocess.Popen(

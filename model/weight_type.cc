@@ -127,13 +127,4 @@ absl::Status CheckWeightType(const Checkpoint& checkpoint, WeightType weights) {
   });
 }
 
-absl::StatusOr<int64_t> HeldBytes(const Checkpoint& checkpoint, WeightType weights) {
-  int64_t bytes = 0;
-  RETURN_IF_ERROR(ForEachHeld(checkpoint, weights, [&](const TensorSpec& spec, DType held) {
-    bytes += spec.items * spec.rows * kernels::RowBytes(held, spec.cols);
-    return absl::OkStatus();
-  }));
-  return bytes;
-}
-
 }  // namespace alphecca::model

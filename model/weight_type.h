@@ -39,8 +39,4 @@ absl::StatusOr<kernels::DType> HeldType(TensorKind kind, kernels::DType file_typ
 // of the type's blocks; names the tensor.
 absl::Status CheckWeightType(const Checkpoint& checkpoint, WeightType weights);
 
-// Bytes of all matrices held so (mapped tables are none of them): what the ranks of a group hold together, but for
-// what is replicated.
-absl::StatusOr<int64_t> HeldBytes(const Checkpoint& checkpoint, WeightType weights);
-
 }  // namespace alphecca::model

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/checkpoint.h"
+#include "model/planner/footprint.h"
 #include "model/shard_plan.h"
 #include "test_files.h"
 
@@ -68,12 +69,22 @@ TEST(WeightTypeTest, ARefusalNamesTheTensorAndItsType) {
   EXPECT_TRUE(CheckWeightType(*Open("gguf/dense-31b-shape-q4_0"), WeightType::kQ4_0).ok());
 }
 
-TEST(WeightTypeTest, HeldBytesFollowTheType) {
+TEST(WeightTypeTest, ResidentBytesFollowTheType) {
   const std::unique_ptr<Checkpoint> dense = Open("dense-31b-shape");
-  const int64_t f32 = *HeldBytes(*dense, WeightType::kF32);
-  EXPECT_EQ(*HeldBytes(*dense, WeightType::kAsFile) * 2, f32);
-  EXPECT_EQ(*HeldBytes(*dense, WeightType::kSFP8) * 4, f32);
-  EXPECT_EQ(*HeldBytes(*dense, WeightType::kQ4_0) * 128, f32 * 18);
+  const auto plan = MakeShardPlan(*dense, {1, 1});
+  ASSERT_TRUE(plan.ok());
+  const auto bytes = [&](WeightType weights) {
+    return RankFootprint(*dense, *plan, 0, weights, kernels::DType::kBF16, {})->weight_bytes;
+  };
+  const int64_t f32 = bytes(WeightType::kF32);
+  const int64_t vectors = 2 * bytes(WeightType::kAsFile) - f32;  // F32 in all types; the file's matrices are BF16
+  EXPECT_GT(vectors, 0);
+  EXPECT_LT(vectors, f32 / 100);
+  EXPECT_EQ((bytes(WeightType::kQ4_0) - vectors) * 128, (f32 - vectors) * 18);
+  const int64_t scales = 4 * (bytes(WeightType::kSFP8) - vectors) - (f32 - vectors);  // 4 x 4 bytes a row
+  EXPECT_GT(scales, 0);
+  EXPECT_EQ(scales % 16, 0);
+  EXPECT_LT(scales, f32 / 8);
 }
 
 TEST(WeightTypeTest, HeadsMayNotEndWithinABlock) {
