@@ -58,6 +58,8 @@ class EngineLoop final : public Engine {
   void Cancel(const std::shared_ptr<TokenSink>& sink, SequenceId id) override;
   void Credit(const std::shared_ptr<TokenSink>& sink, SequenceId id, int32_t tokens) override;
   void Detach(const std::shared_ptr<TokenSink>& sink) override;
+  void Watch(std::shared_ptr<BlockWatcher> watcher) override;
+  void Unwatch(const std::shared_ptr<BlockWatcher>& watcher) override;
   EngineCounts counts() const override;
   void Stop(const absl::Status& reason) override;
   absl::Status status() const override;
@@ -107,6 +109,7 @@ class EngineLoop final : public Engine {
   uint64_t next_key_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<TokenSink*, std::shared_ptr<Client>> clients_ ABSL_GUARDED_BY(mutex_);
   const Client* delivering_ ABSL_GUARDED_BY(mutex_) = nullptr;  // whose sink is being called
+  std::vector<std::shared_ptr<BlockWatcher>> watchers_ ABSL_GUARDED_BY(mutex_);
   EngineCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status stop_reason_ ABSL_GUARDED_BY(mutex_);  // not ok: stop
@@ -198,6 +201,16 @@ void EngineLoop::Detach(const std::shared_ptr<TokenSink>& sink) {
   while (delivering_ != nullptr && delivering_->sink == sink && !OnOwnThread()) {
     changed_.Wait(mutex_);
   }
+}
+
+void EngineLoop::Watch(std::shared_ptr<BlockWatcher> watcher) {
+  MutexLock lock(mutex_);
+  watchers_.push_back(std::move(watcher));
+}
+
+void EngineLoop::Unwatch(const std::shared_ptr<BlockWatcher>& watcher) {
+  MutexLock lock(mutex_);
+  std::erase(watchers_, watcher);
 }
 
 EngineCounts EngineLoop::counts() const {

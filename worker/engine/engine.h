@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "model/prefix_hash.h"
 #include "worker/engine/shard_runner.h"
 #include "worker/engine/step_plan.h"
 
@@ -31,7 +32,8 @@ struct SequenceRequest {
   std::vector<int32_t> stop_ids;
   int logprobs = -1;  // alternatives with each token, -1: none
   int prompt_logprobs = -1;
-  std::string tenant;
+  std::string tenant;          // whose share of the engine it takes, and whose prefixes it may meet in the cache
+  double tenant_weight = 1.0;  // that share against other tenants' shares; > 0
   int32_t priority = 0;
   int32_t window = 4096;  // tokens that may await credit
   absl::Time deadline = absl::InfiniteFuture();
@@ -54,6 +56,19 @@ class TokenSink {
   virtual void OnStep(std::vector<SequenceUpdate> updates, int running, int waiting) = 0;
 };
 
+// What the prefix cache gained and lost since the last call, in no order within one; `removed` before `stored`.
+struct BlockEvents {
+  std::vector<model::BlockHash> stored;
+  std::vector<model::BlockHash> removed;
+};
+
+// Follows the prefix cache, for a router. Called on the engine's thread: must not block.
+class BlockWatcher {
+ public:
+  virtual ~BlockWatcher() = default;
+  virtual void OnBlocks(const BlockEvents& events) = 0;
+};
+
 // How plans reach the other ranks. A group of one has none.
 class Followers {
  public:
@@ -64,8 +79,10 @@ class Followers {
 
 struct EngineOptions {
   Epoch epoch{};
-  int max_waiting = 1024;                       // sequences queued at most; beyond: ResourceExhausted
-  int64_t step_tokens = 256;                    // rows of a step at most (prefill chunks and decodes together)
+  int max_waiting = 1024;            // sequences queued at most; beyond: ResourceExhausted
+  int64_t step_tokens = 256;         // rows of a step at most (prefill chunks and decodes together)
+  model::PrefixKey prefix_key = {};  // of the prefix cache's hashes
+  bool prefix_cache = true;
   std::function<absl::Time()> now = absl::Now;  // what deadlines are held against, once a step
   // Called on the engine's thread as a sequence joins its first step, with the time since Open. May be null.
   std::function<void(absl::Duration queued)> on_admitted = nullptr;
@@ -94,6 +111,10 @@ class Engine {
   virtual void Credit(const std::shared_ptr<TokenSink>& sink, SequenceId id, int32_t tokens) = 0;
   // Cancels all sequences of the sink and forgets it: after the return it is not called again.
   virtual void Detach(const std::shared_ptr<TokenSink>& sink) = 0;
+
+  // The watcher is first told all that is cached, then each change. After Unwatch it is not called again.
+  virtual void Watch(std::shared_ptr<BlockWatcher> watcher) = 0;
+  virtual void Unwatch(const std::shared_ptr<BlockWatcher>& watcher) = 0;
 
   virtual EngineCounts counts() const = 0;
   // Ends the loop; sequences still there end with `reason`. Idempotent.
