@@ -141,6 +141,12 @@ class FakeShardRunner final : public ShardRunner {
         tables_[pool][static_cast<size_t>(update.slot * columns + update.index)] = update.block;
       }
     }
+    for (int pool = 0; pool < 2; ++pool) {
+      for (const BlockCopy& copy : plan.copies[pool]) {
+        const auto at = [&](int32_t block) { return memory_[pool].begin() + int64_t{block} * limits_.block_tokens; };
+        std::copy_n(at(copy.from), limits_.block_tokens, at(copy.to));
+      }
+    }
     for (const PlanRow& row : plan.rows) {
       for (int pool = 0; pool < 2; ++pool) {
         if (!memory_[pool].empty()) {

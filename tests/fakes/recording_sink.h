@@ -1,6 +1,7 @@
 // A client that keeps what it is sent, and lets a test wait for it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -21,6 +22,7 @@ class RecordingSink final : public TokenSink {
     std::vector<StepChoice> prompt_logprobs;
     std::optional<Finish> finish;
     absl::Status error;
+    int32_t cached_tokens = 0;
     int last_updates = 0;    // must become 1
     bool after_end = false;  // something came after the last update
     bool ended() const { return last_updates > 0; }
@@ -40,6 +42,7 @@ class RecordingSink final : public TokenSink {
     for (SequenceUpdate& update : updates) {
       Heard& heard = heard_[update.id.value];
       heard.after_end |= heard.ended();
+      heard.cached_tokens = std::max(heard.cached_tokens, update.cached_tokens);
       heard.ids.insert(heard.ids.end(), update.ids.begin(), update.ids.end());
       std::move(update.logprobs.begin(), update.logprobs.end(), std::back_inserter(heard.logprobs));
       std::move(update.prompt_logprobs.begin(), update.prompt_logprobs.end(),

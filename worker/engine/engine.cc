@@ -1,9 +1,13 @@
 // The engine's thread and what it shares with callers. Callers leave mail, one entry a sequence, which the thread takes
-// at the start of each step; so what waits in the mailbox is bounded by the sequences there are.
+// before it plans a step; so what waits in the mailbox is bounded by the sequences there are.
+//
+// The thread plans a step ahead: while one runs (step_executor.h), the next is planned, sent to the followers and
+// queued. So a sequence that meets a stop token is one row ahead of it: that row's result is dropped.
 #include "worker/engine/engine.h"
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <exception>
 #include <map>
 #include <thread>
@@ -16,6 +20,7 @@
 #include "common/status_macros.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/sequence.h"
+#include "worker/engine/step_executor.h"
 
 namespace alphecca::engine {
 namespace {
@@ -32,7 +37,18 @@ struct Opened {
   std::shared_ptr<Client> client;
   Sequence sequence;
   absl::Time arrival;
+  bool admitted = false;
 };
+
+// A step that is planned and not yet accounted for.
+struct InFlight {
+  Batch batch;
+  std::vector<LogitRequest> logits;
+  std::vector<SequenceKey> keys;  // of each logit request
+};
+
+// Steps planned at most whose results are not known: one that runs, one behind it.
+constexpr size_t kStepsAhead = 2;
 
 // What callers ask for one sequence between two steps.
 struct Mail {
@@ -45,7 +61,12 @@ struct Mail {
 class EngineLoop final : public Engine {
  public:
   EngineLoop(const EngineOptions& options, ShardRunner& runner, Followers* followers, Scheduler scheduler)
-      : options_(options), runner_(runner), followers_(followers), scheduler_(std::move(scheduler)) {
+      : options_(options),
+        runner_(runner),
+        followers_(followers),
+        hasher_(options.prefix_key, options.revision, runner.limits().block_tokens),
+        scheduler_(std::move(scheduler)),
+        executor_(runner, [this] { OnOutcome(); }) {
     thread_ = std::thread([this] { Main(); });
   }
 
@@ -74,6 +95,7 @@ class EngineLoop final : public Engine {
 
   // --- Any thread.
   Mail* FindMail(const std::shared_ptr<TokenSink>& sink, SequenceId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnOutcome();
   bool OnOwnThread() const { return std::this_thread::get_id() == thread_id_; }
 
   // --- The engine's thread.
@@ -82,9 +104,11 @@ class EngineLoop final : public Engine {
   bool TakeMail(Mailbox& mail);
   void Apply(Mailbox&& mail);
   void Expire();
-  absl::Status Step();
-  absl::Status RunPlan(const Batch& batch);
-  void TakeChoices(const StepPlan& plan, StepResult result, const std::vector<SequenceKey>& owners);
+  absl::Status TakeOutcome();
+  absl::Status PlanStep();
+  absl::Status Submit(Batch batch);
+  void TakeChoices(const InFlight& step, StepResult result);
+  void ReportBlocks();
   void End(SequenceKey key, SequenceUpdate update);
   void EndWith(SequenceKey key, absl::Status error);
   void Enqueue(const std::shared_ptr<Client>& client, SequenceUpdate update);
@@ -95,9 +119,12 @@ class EngineLoop final : public Engine {
   const EngineOptions options_;
   ShardRunner& runner_;
   Followers* const followers_;
+  const model::PrefixHasher hasher_;
 
   // --- The engine's thread only.
   Scheduler scheduler_;
+  std::deque<InFlight> in_flight_;
+  bool exhausted_ = false;                          // nothing to plan until mail or an outcome comes
   std::unordered_map<uint64_t, Opened> sequences_;  // by key
   std::vector<Outgoing> outgoing_;                  // in the order in which clients got their first update
   uint64_t step_ = 0;
@@ -109,7 +136,13 @@ class EngineLoop final : public Engine {
   uint64_t next_key_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<TokenSink*, std::shared_ptr<Client>> clients_ ABSL_GUARDED_BY(mutex_);
   const Client* delivering_ ABSL_GUARDED_BY(mutex_) = nullptr;  // whose sink is being called
-  std::vector<std::shared_ptr<BlockWatcher>> watchers_ ABSL_GUARDED_BY(mutex_);
+  struct Watching {
+    std::shared_ptr<BlockWatcher> watcher;
+    bool told = false;  // of what there is
+  };
+  std::vector<Watching> watchers_ ABSL_GUARDED_BY(mutex_);
+  const BlockWatcher* reporting_ ABSL_GUARDED_BY(mutex_) = nullptr;  // that is being called
+  int outcomes_ ABSL_GUARDED_BY(mutex_) = 0;                         // that came and were not taken
   EngineCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status stop_reason_ ABSL_GUARDED_BY(mutex_);  // not ok: stop
@@ -117,6 +150,7 @@ class EngineLoop final : public Engine {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // the thread touches nobody any more
   std::function<void(const absl::Status&)> on_broken_ ABSL_GUARDED_BY(mutex_);
 
+  StepExecutor executor_;
   std::thread thread_;
   std::atomic<std::thread::id> thread_id_{};
 };
@@ -130,6 +164,8 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
     return absl::InvalidArgumentError(
         absl::StrCat("prompt and max_tokens make ", tokens, " tokens: more than the KV cache holds"));
   }
+  const SequenceId id = request.id;
+  Sequence sequence(std::move(request), options_.prefix_cache ? &hasher_ : nullptr);
   MutexLock lock(mutex_);
   RETURN_IF_ERROR(failure_);
   if (closed_ || !stop_reason_.ok()) {
@@ -145,12 +181,12 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
     client->sink = std::move(sink);
   }
   const SequenceKey key{next_key_};
-  if (!client->live.emplace(request.id, key).second) {
-    return absl::InvalidArgumentError(absl::StrCat("sequence id ", request.id.value, " is in use on this stream"));
+  if (!client->live.emplace(id, key).second) {
+    return absl::InvalidArgumentError(absl::StrCat("sequence id ", id.value, " is in use on this stream"));
   }
   ++next_key_;
   ++opens_;
-  mail_[key].open = std::make_unique<Opened>(Opened{client, Sequence(std::move(request)), options_.now()});
+  mail_[key].open = std::make_unique<Opened>(Opened{client, std::move(sequence), options_.now()});
   changed_.NotifyAll();
   return absl::OkStatus();
 }
@@ -205,12 +241,16 @@ void EngineLoop::Detach(const std::shared_ptr<TokenSink>& sink) {
 
 void EngineLoop::Watch(std::shared_ptr<BlockWatcher> watcher) {
   MutexLock lock(mutex_);
-  watchers_.push_back(std::move(watcher));
+  watchers_.push_back({std::move(watcher)});
+  changed_.NotifyAll();
 }
 
 void EngineLoop::Unwatch(const std::shared_ptr<BlockWatcher>& watcher) {
   MutexLock lock(mutex_);
-  std::erase(watchers_, watcher);
+  std::erase_if(watchers_, [&](const Watching& watching) { return watching.watcher == watcher; });
+  while (reporting_ == watcher.get() && !OnOwnThread()) {
+    changed_.Wait(mutex_);
+  }
 }
 
 EngineCounts EngineLoop::counts() const {
@@ -262,6 +302,7 @@ void EngineLoop::Main() {
     }
     reason = failure.ok() ? stop_reason_ : failure_;
   }
+  executor_.Stop();
   EndAll(reason);
   if (on_broken) {
     on_broken(reason);
@@ -278,23 +319,36 @@ absl::Status EngineLoop::Loop() {
     Apply(std::move(mail));
     mail.clear();
     Expire();
-    Deliver();  // who was cancelled or expired need not wait for the step
-    const absl::Status stepped = Step();
+    RETURN_IF_ERROR(TakeOutcome());
     Deliver();
-    RETURN_IF_ERROR(stepped);
+    if (in_flight_.size() < kStepsAhead) {
+      RETURN_IF_ERROR(PlanStep());
+    }
+    ReportBlocks();
   }
   return absl::OkStatus();
+}
+
+void EngineLoop::OnOutcome() {
+  MutexLock lock(mutex_);
+  ++outcomes_;
+  changed_.NotifyAll();
 }
 
 // Waits for something to do. False: stop.
 bool EngineLoop::TakeMail(Mailbox& mail) {
   MutexLock lock(mutex_);
-  while (mail_.empty() && stop_reason_.ok() && sequences_.empty()) {
+  const bool can_plan = !exhausted_ && in_flight_.size() < kStepsAhead && !sequences_.empty();
+  const auto untold = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return std::any_of(watchers_.begin(), watchers_.end(), [](const Watching& watching) { return !watching.told; });
+  };
+  while (!can_plan && mail_.empty() && outcomes_ == 0 && !untold() && stop_reason_.ok()) {
     changed_.Wait(mutex_);
   }
   if (!stop_reason_.ok()) {
     return false;
   }
+  exhausted_ = false;
   mail.swap(mail_);
   // Those just taken count as waiting until the scheduler knows them.
   counts_.waiting += opens_;
@@ -335,53 +389,114 @@ void EngineLoop::Expire() {
   }
 }
 
-absl::Status EngineLoop::Step() {
-  ASSIGN_OR_RETURN(const Batch batch, scheduler_.Next());
-  return batch.shares.empty() ? absl::OkStatus() : RunPlan(batch);
+// One at a time: what it gives is delivered, and answered by credit, before the next is looked at.
+absl::Status EngineLoop::TakeOutcome() {
+  std::optional<StepOutcome> outcome = executor_.TryTake();
+  if (!outcome.has_value()) {
+    return absl::OkStatus();
+  }
+  {
+    MutexLock lock(mutex_);
+    --outcomes_;
+  }
+  RETURN_IF_ERROR(outcome->status);
+  const InFlight step = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  if (outcome->result.choices.size() != step.logits.size()) {
+    return absl::InternalError(absl::StrCat("step ", outcome->result.step, " gave ", outcome->result.choices.size(),
+                                            " choices for ", step.logits.size(), " rows"));
+  }
+  scheduler_.StepTook(step.batch, outcome->took);
+  TakeChoices(step, std::move(outcome->result));
+  return absl::OkStatus();
 }
 
-absl::Status EngineLoop::RunPlan(const Batch& batch) {
+absl::Status EngineLoop::PlanStep() {
+  ASSIGN_OR_RETURN(Batch batch, scheduler_.Next());
+  exhausted_ = batch.shares.empty();
+  return exhausted_ ? absl::OkStatus() : Submit(std::move(batch));
+}
+
+absl::Status EngineLoop::Submit(Batch batch) {
   StepPlan plan;
   plan.epoch = options_.epoch;
   plan.step = ++step_;
   for (const int pool : {0, 1}) {
-    plan.tables[pool] = batch.tables[pool];
+    plan.tables[pool] = std::move(batch.tables[pool]);
+    plan.copies[pool] = std::move(batch.copies[pool]);
   }
-  std::vector<SequenceKey> owners;  // of each logit request
+  InFlight step;
   for (const Share& share : batch.shares) {
     Opened& opened = sequences_.at(share.key.value);
-    if (share.opens && options_.on_admitted) {
+    if (share.opens && !std::exchange(opened.admitted, true) && options_.on_admitted) {
       options_.on_admitted(options_.now() - opened.arrival);
     }
     opened.sequence.AppendRows(share, plan);
-    owners.resize(plan.logits.size(), share.key);
+    step.keys.resize(plan.logits.size(), share.key);
   }
+  step.batch = std::move(batch);
+  step.logits = plan.logits;
+  in_flight_.push_back(std::move(step));
   Publish();
   if (followers_ != nullptr) {
     RETURN_IF_ERROR(followers_->Send(plan));
   }
-  ASSIGN_OR_RETURN(StepResult result, runner_.Run(plan));
-  if (result.choices.size() != plan.logits.size()) {
-    return absl::InternalError(
-        absl::StrCat("step ", step_, " gave ", result.choices.size(), " choices for ", plan.logits.size(), " rows"));
-  }
-  TakeChoices(plan, std::move(result), owners);
+  executor_.Submit(std::move(plan));
   return absl::OkStatus();
 }
 
-void EngineLoop::TakeChoices(const StepPlan& plan, StepResult result, const std::vector<SequenceKey>& owners) {
-  for (size_t i = 0; i < owners.size(); ++i) {
-    Opened& opened = sequences_.at(owners[i].value);
-    if (!plan.logits[i].keep) {
-      opened.sequence.TakePrompt(plan.logits[i].wanted, std::move(result.choices[i]));
+void EngineLoop::TakeChoices(const InFlight& step, StepResult result) {
+  for (size_t i = 0; i < step.keys.size(); ++i) {
+    const SequenceKey key = step.keys[i];
+    const auto found = sequences_.find(key.value);
+    if (found == sequences_.end()) {
+      continue;  // it ended while the step was under way
+    }
+    Opened& opened = found->second;
+    if (!step.logits[i].keep) {
+      opened.sequence.TakePrompt(step.logits[i].wanted, std::move(result.choices[i]));
       continue;
     }
     SequenceUpdate update = opened.sequence.TakeToken(std::move(result.choices[i]));
+    update.cached_tokens = static_cast<int32_t>(scheduler_.CachedTokens(key));
+    scheduler_.Sampled(key, opened.sequence.CompletedBlock());
     if (update.finish.has_value() || !update.error.ok()) {
-      End(owners[i], std::move(update));
+      End(key, std::move(update));
     } else {
       Enqueue(opened.client, std::move(update));
     }
+  }
+}
+
+// Tells the watchers what the prefix cache gained and lost.
+void EngineLoop::ReportBlocks() {
+  const BlockEvents events = scheduler_.TakeBlockEvents();
+  std::vector<Watching> watchers;
+  {
+    MutexLock lock(mutex_);
+    watchers = watchers_;
+    for (Watching& watching : watchers_) {
+      watching.told = true;
+    }
+  }
+  for (const Watching& watching : watchers) {
+    const BlockEvents news = watching.told ? events : BlockEvents{.stored = scheduler_.CachedNames(), .removed = {}};
+    if (news.stored.empty() && news.removed.empty()) {
+      continue;
+    }
+    {
+      MutexLock lock(mutex_);
+      const bool gone = std::none_of(watchers_.begin(), watchers_.end(),
+                                     [&](const Watching& other) { return other.watcher == watching.watcher; });
+      if (gone) {
+        continue;
+      }
+      reporting_ = watching.watcher.get();
+    }
+    watching.watcher->OnBlocks(news);
+    MutexLock lock(mutex_);
+    reporting_ = nullptr;
+    changed_.NotifyAll();
   }
 }
 
@@ -390,7 +505,7 @@ void EngineLoop::End(SequenceKey key, SequenceUpdate update) {
   const auto found = sequences_.find(key.value);
   scheduler_.Remove(key);
   const std::shared_ptr<Client> client = found->second.client;
-  update.id = found->second.sequence.request().id;
+  update.id = found->second.sequence.id();
   {
     MutexLock lock(mutex_);
     const auto live = client->live.find(update.id);
@@ -424,6 +539,11 @@ void EngineLoop::Publish() {
   counts_.waiting = scheduler_.waiting();
   counts_.full_blocks_used = scheduler_.blocks_used(kernels::kFullPool);
   counts_.sliding_blocks_used = scheduler_.blocks_used(kernels::kSlidingPool);
+  counts_.full_blocks_idle = scheduler_.blocks_idle(kernels::kFullPool);
+  counts_.sliding_blocks_idle = scheduler_.blocks_idle(kernels::kSlidingPool);
+  counts_.preemptions = scheduler_.counts().preemptions;
+  counts_.prompt_tokens = scheduler_.counts().prompt_tokens;
+  counts_.cached_tokens = scheduler_.counts().cached_tokens;
   counts_.steps = step_;
 }
 
@@ -484,7 +604,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                                       .block_tokens = limits.block_tokens,
                                       .full_blocks = limits.full_blocks,
                                       .sliding_blocks = limits.sliding_blocks,
-                                      .sliding_window = limits.sliding_window}));
+                                      .sliding_window = limits.sliding_window,
+                                      .step_time = options.step_time}));
   return std::make_unique<EngineLoop>(options, runner, followers, std::move(scheduler));
 }
 

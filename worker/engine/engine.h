@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "model/prefix_hash.h"
+#include "worker/engine/block_pool.h"
 #include "worker/engine/shard_runner.h"
 #include "worker/engine/step_plan.h"
 
@@ -56,12 +57,6 @@ class TokenSink {
   virtual void OnStep(std::vector<SequenceUpdate> updates, int running, int waiting) = 0;
 };
 
-// What the prefix cache gained and lost since the last call, in no order within one; `removed` before `stored`.
-struct BlockEvents {
-  std::vector<model::BlockHash> stored;
-  std::vector<model::BlockHash> removed;
-};
-
 // Follows the prefix cache, for a router. Called on the engine's thread: must not block.
 class BlockWatcher {
  public:
@@ -79,10 +74,12 @@ class Followers {
 
 struct EngineOptions {
   Epoch epoch{};
-  int max_waiting = 1024;            // sequences queued at most; beyond: ResourceExhausted
-  int64_t step_tokens = 256;         // rows of a step at most (prefill chunks and decodes together)
-  model::PrefixKey prefix_key = {};  // of the prefix cache's hashes
+  int max_waiting = 1024;                              // sequences queued at most; beyond: ResourceExhausted
+  int64_t step_tokens = 256;                           // rows of a step at most (prefill chunks and decodes together)
+  absl::Duration step_time = absl::Milliseconds(250);  // of a step in which one decodes while prompts are read
   bool prefix_cache = true;
+  model::PrefixKey prefix_key = {};             // of the prefix cache's names
+  std::string revision = {};                    // of the model, which the names cover
   std::function<absl::Time()> now = absl::Now;  // what deadlines are held against, once a step
   // Called on the engine's thread as a sequence joins its first step, with the time since Open. May be null.
   std::function<void(absl::Duration queued)> on_admitted = nullptr;
@@ -93,6 +90,11 @@ struct EngineCounts {
   int waiting = 0;
   int64_t full_blocks_used = 0;
   int64_t sliding_blocks_used = 0;
+  int64_t full_blocks_idle = 0;  // in the prefix cache, used by no sequence
+  int64_t sliding_blocks_idle = 0;
+  int64_t preemptions = 0;
+  int64_t prompt_tokens = 0;  // of sequences that joined, and joined again
+  int64_t cached_tokens = 0;  // of them, those found in the prefix cache
   uint64_t steps = 0;
 };
 

@@ -56,6 +56,7 @@ absl::Status PlanCheck::Check(const StepPlan& plan) {
   }
   RETURN_IF_ERROR(CheckOwners(plan, slots));
   RETURN_IF_ERROR(CheckTables(plan, slots));
+  RETURN_IF_ERROR(CheckCopies(plan, slots));
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     RETURN_IF_ERROR(CheckRow(plan, i, slots));
   }
@@ -126,6 +127,23 @@ absl::Status PlanCheck::CheckTables(const StepPlan& plan, std::vector<SlotState>
                        " does not follow the assigned [", covered.begin, ", ", covered.end, ") of ", columns);
       }
       covered.end = std::max<int64_t>(covered.end, int64_t{update.index} + 1);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PlanCheck::CheckCopies(const StepPlan& plan, const std::vector<SlotState>& slots) const {
+  for (int pool = 0; pool < 2; ++pool) {
+    for (const BlockCopy& copy : plan.copies[pool]) {
+      if (copy.slot < 0 || copy.slot >= limits_.max_sequences || slots[static_cast<size_t>(copy.slot)].owner < 0) {
+        return Invalid(plan, "block copy of slot ", copy.slot, ", which is not open or has no rows");
+      }
+      for (const int32_t block : {copy.from, copy.to}) {
+        if (block < 0 || block >= PoolBlocks(pool)) {
+          return Invalid(plan, "copy of block ", copy.from, " to ", copy.to, " of pool ", pool, ": there are ",
+                         PoolBlocks(pool));
+        }
+      }
     }
   }
   return absl::OkStatus();

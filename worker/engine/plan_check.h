@@ -36,6 +36,7 @@ class PlanCheck {
   absl::Status CheckOwners(const StepPlan& plan, std::vector<SlotState>& slots) const;
   absl::Status CheckOrder(const StepPlan& plan) const;
   absl::Status CheckTables(const StepPlan& plan, std::vector<SlotState>& slots) const;
+  absl::Status CheckCopies(const StepPlan& plan, const std::vector<SlotState>& slots) const;
   absl::Status CheckRow(const StepPlan& plan, size_t index, const std::vector<SlotState>& slots) const;
   absl::Status CheckLogits(const StepPlan& plan, std::vector<SlotState>& slots) const;
   absl::Status CheckSampling(const OpenSlot& open) const;

@@ -1,6 +1,8 @@
 #include "worker/engine/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +10,8 @@
 
 namespace alphecca::engine {
 namespace {
+
+constexpr kernels::PoolKind kPools[] = {kernels::kFullPool, kernels::kSlidingPool};
 
 // The most rows a sequence may have in a step so that its window still fits the sliding pool; 0: not even one.
 int64_t ChunkTokens(const SchedulerOptions& options) {
@@ -31,6 +35,10 @@ absl::StatusOr<Scheduler> Scheduler::Create(const SchedulerOptions& options) {
                                                    " must be positive, full_blocks ", options.full_blocks,
                                                    " and sliding_blocks ", options.sliding_blocks, " not negative"));
   }
+  if (options.step_time <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scheduler: step_time ", absl::FormatDuration(options.step_time), " must be positive"));
+  }
   if (options.sliding_blocks > 0 && options.sliding_window < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("scheduler: sliding_window ", options.sliding_window, " must be positive with a sliding pool"));
@@ -47,9 +55,11 @@ absl::StatusOr<Scheduler> Scheduler::Create(const SchedulerOptions& options) {
 }
 
 Scheduler::Scheduler(const SchedulerOptions& options, int64_t chunk_tokens, int slots)
-    : step_tokens_(options.step_tokens),
+    : block_tokens_(options.block_tokens),
+      step_tokens_(options.step_tokens),
       logit_rows_(options.logit_rows),
       chunk_tokens_(chunk_tokens),
+      chunk_control_(options.step_time, options.block_tokens, options.step_tokens),
       blocks_(static_cast<size_t>(options.owners), BlockManager({.slots = slots,
                                                                  .block_tokens = options.block_tokens,
                                                                  .full_blocks = options.full_blocks,
@@ -61,55 +71,56 @@ Scheduler::Scheduler(const SchedulerOptions& options, int64_t chunk_tokens, int 
   }
 }
 
+// ---- Coming and going -----------------------------------------------------------------------------------------------
+
 absl::Status Scheduler::Add(const Arrival& arrival) {
   if (arrival.prompt_tokens < 1 || arrival.max_tokens < 1) {
     return absl::InvalidArgumentError(absl::StrCat("prompt of ", arrival.prompt_tokens, " tokens and max_tokens ",
                                                    arrival.max_tokens, ": both must be at least 1"));
+  }
+  if (!(arrival.weight > 0.0) || !std::isfinite(arrival.weight)) {
+    return absl::InvalidArgumentError(absl::StrCat("tenant weight ", arrival.weight, ": must be positive and finite"));
   }
   if (!Fits(arrival.prompt_tokens + arrival.max_tokens)) {
     return absl::InvalidArgumentError(absl::StrCat("prompt of ", arrival.prompt_tokens, " tokens and max_tokens ",
                                                    arrival.max_tokens, " exceed the KV cache of ",
                                                    blocks_[0].capacity(kernels::kFullPool), " blocks"));
   }
-  const bool known = waiting_keys_.contains(arrival.key.value) ||
-                     std::any_of(running_.begin(), running_.end(),
-                                 [&](const Running& running) { return running.arrival.key == arrival.key; });
-  if (known) {
+  const auto [found, fresh] = entries_.try_emplace(arrival.key.value);
+  if (!fresh) {
     return absl::InvalidArgumentError(absl::StrCat("sequence ", arrival.key.value, " is known already"));
   }
-  const QueueKey place{-int64_t{arrival.priority}, arrivals_++};
-  waiting_.emplace(place, arrival);
-  waiting_keys_.emplace(arrival.key.value, place);
+  Entry& entry = found->second;
+  entry.arrival = arrival;
+  entry.number = arrivals_++;
+  entry.known = arrival.prompt_tokens;
+  queue_.Enter(arrival.tenant, arrival.weight);
+  queue_.Push(arrival.tenant, entry.Place());
   return absl::OkStatus();
 }
 
 bool Scheduler::Remove(SequenceKey key) {
-  if (const auto found = waiting_keys_.find(key.value); found != waiting_keys_.end()) {
-    waiting_.erase(found->second);
-    waiting_keys_.erase(found);
-    return true;
-  }
-  const auto found = std::find_if(running_.begin(), running_.end(),
-                                  [&](const Running& running) { return running.arrival.key == key; });
-  if (found == running_.end()) {
+  const auto found = entries_.find(key.value);
+  if (found == entries_.end()) {
     return false;
   }
-  blocks_[static_cast<size_t>(found->owner)].Release(found->slot).IgnoreError();  // admitted when it joined running_
-  free_slots_.push_back(found->slot);
-  running_.erase(found);
+  Entry& entry = found->second;
+  if (entry.slot < 0) {
+    queue_.Erase(entry.arrival.tenant, entry.Place());
+  } else {
+    Leave(entry);
+    std::erase(running_, &entry);
+  }
+  queue_.Leave(entry.arrival.tenant);
+  entries_.erase(found);
   return true;
 }
 
 std::vector<SequenceKey> Scheduler::TakeExpired(absl::Time now) {
   std::vector<SequenceKey> expired;
-  for (const Running& running : running_) {
-    if (running.arrival.deadline <= now) {
-      expired.push_back(running.arrival.key);
-    }
-  }
-  for (const auto& [place, arrival] : waiting_) {
-    if (arrival.deadline <= now) {
-      expired.push_back(arrival.key);
+  for (const auto& [key, entry] : entries_) {
+    if (entry.arrival.deadline <= now) {
+      expired.push_back(entry.arrival.key);
     }
   }
   std::sort(expired.begin(), expired.end());
@@ -119,32 +130,102 @@ std::vector<SequenceKey> Scheduler::TakeExpired(absl::Time now) {
   return expired;
 }
 
+void Scheduler::Sampled(SequenceKey key, const std::optional<model::BlockHash>& name) {
+  const auto found = entries_.find(key.value);
+  if (found == entries_.end()) {
+    return;
+  }
+  Entry& entry = found->second;
+  --entry.pending;
+  ++entry.known;
+  if (name.has_value()) {
+    entry.arrival.names.push_back(*name);
+    NameBlocks(entry);
+  }
+}
+
+void Scheduler::StepTook(const Batch& batch, absl::Duration took) {
+  if (batch.decode_rows > 0) {
+    chunk_control_.Took(batch.prompt_rows, took);
+  }
+}
+
+// ---- The next step --------------------------------------------------------------------------------------------------
+
 absl::StatusOr<Batch> Scheduler::Next() {
   Batch batch;
   const auto owners = static_cast<int64_t>(blocks_.size());
   Budget budget{.rows = step_tokens_,
                 .logits = logit_rows_,
+                .prompt_rows = step_tokens_,
                 .owner_rows = std::vector<int64_t>(blocks_.size(), (step_tokens_ + owners - 1) / owners)};
-  for (Running& running : running_) {
-    if (running.Decodes() && running.next < running.Rows()) {
-      RETURN_IF_ERROR(Take(running, 1, budget, batch));
-    }
+  RETURN_IF_ERROR(PlanDecodes(budget, batch));
+  if (batch.decode_rows > 0) {
+    budget.prompt_rows = chunk_control_.rows();
   }
-  for (Running& running : running_) {
-    // A sequence that has just decoded in this step is past its prompt.
-    const int64_t rows = running.Decodes() ? 0 : PromptRows(running, budget);
-    if (rows > 0) {
-      RETURN_IF_ERROR(Take(running, rows, budget, batch));
-    }
+  RETURN_IF_ERROR(PlanPrompts(budget, batch));
+  RETURN_IF_ERROR(Admit(budget, batch));
+  for (Entry* entry : running_) {
+    entry->in_batch = false;
+    OfferPrompt(*entry);
   }
-  RETURN_IF_ERROR(AdmitFor(budget, batch));
   return batch;
 }
 
-int64_t Scheduler::PromptRows(const Running& running, const Budget& budget) const {
-  const int64_t left = running.arrival.prompt_tokens - running.next;
-  int64_t rows = std::min({left, budget.rows, chunk_tokens_, budget.owner_rows[static_cast<size_t>(running.owner)]});
-  if (running.arrival.prompt_logits) {
+absl::Status Scheduler::PlanDecodes(Budget& budget, Batch& batch) {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Entry& entry = *running_[i];
+    if (!entry.Decodes()) {
+      continue;
+    }
+    if (BlocksOf(entry).RowsAvailable(entry.slot) < 1 && !MakeRoom(i)) {
+      GiveWay(i--);
+      continue;
+    }
+    RETURN_IF_ERROR(Take(entry, 1, budget, batch));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::PlanPrompts(Budget& budget, Batch& batch) {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Entry& entry = *running_[i];
+    const int64_t rows = entry.in_batch || entry.Left() < 1 ? 0 : PromptRows(entry, budget);
+    // Who decodes in this step keeps its blocks; so a prompt may have to wait for it, but never for a later prompt.
+    if (rows < 1 || (BlocksOf(entry).RowsAvailable(entry.slot) < 1 && !MakeRoom(i))) {
+      continue;
+    }
+    RETURN_IF_ERROR(Take(entry, std::min(rows, BlocksOf(entry).RowsAvailable(entry.slot)), budget, batch));
+  }
+  return absl::OkStatus();
+}
+
+bool Scheduler::MakeRoom(size_t index) {
+  const Entry& entry = *running_[index];
+  for (size_t last = running_.size() - 1; last > index; --last) {
+    if (running_[last]->owner == entry.owner && !running_[last]->in_batch) {
+      GiveWay(last);
+      if (BlocksOf(entry).RowsAvailable(entry.slot) >= 1) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+void Scheduler::GiveWay(size_t index) {
+  Entry& entry = *running_[index];
+  Leave(entry);
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  queue_.Push(entry.arrival.tenant, entry.Place());
+  ++counts_.preemptions;
+}
+
+int64_t Scheduler::PromptRows(const Entry& entry, const Budget& budget) const {
+  const int64_t left = entry.Left();
+  int64_t rows = std::min(
+      {left, budget.rows, budget.prompt_rows, chunk_tokens_, budget.owner_rows[static_cast<size_t>(entry.owner)]});
+  if (entry.arrival.prompt_logits) {
     rows = std::min(rows, budget.logits);
   } else if (rows == left && budget.logits == 0) {
     --rows;  // the row that samples waits for the next step
@@ -152,37 +233,271 @@ int64_t Scheduler::PromptRows(const Running& running, const Budget& budget) cons
   return rows;
 }
 
-absl::Status Scheduler::AdmitFor(Budget& budget, Batch& batch) {
-  while (!waiting_.empty() && !free_slots_.empty()) {
-    const Arrival& head = waiting_.begin()->second;
-    const int64_t tokens = head.prompt_tokens + head.max_tokens;
-    const Running running{.arrival = head, .slot = free_slots_.back(), .owner = OwnerFor(tokens), .next = 0};
-    const int64_t rows = running.owner < 0 ? 0 : PromptRows(running, budget);
-    if (rows < 1) {
+absl::Status Scheduler::Take(Entry& entry, int64_t rows, Budget& budget, Batch& batch) {
+  Share share{.key = entry.arrival.key,
+              .slot = entry.slot,
+              .owner = entry.owner,
+              .begin = entry.next,
+              .end = entry.next + rows,
+              .opens = !entry.ran,
+              .decodes = entry.Decodes(),
+              .samples = entry.next + rows == entry.Length()};
+  RETURN_IF_ERROR(BlocksOf(entry).Advance(share.slot, share.begin, share.end, batch));
+  if (entry.arrival.prompt_logits && share.begin < entry.arrival.prompt_tokens) {
+    budget.logits -= rows;
+  } else if (share.samples) {
+    budget.logits -= 1;
+  }
+  budget.rows -= rows;
+  if (share.decodes) {
+    ++batch.decode_rows;
+  } else {
+    budget.prompt_rows -= rows;
+    batch.prompt_rows += rows;
+  }
+  budget.owner_rows[static_cast<size_t>(share.owner)] -= rows;
+  queue_.Charge(entry.arrival.tenant, rows);
+  entry.ran = true;
+  entry.in_batch = true;
+  entry.next = share.end;
+  entry.pending += share.samples ? 1 : 0;
+  entry.sampled = entry.sampled || share.samples;
+  NameBlocks(entry);
+  batch.shares.push_back(share);
+  return absl::OkStatus();
+}
+
+// ---- Joining --------------------------------------------------------------------------------------------------------
+
+absl::Status Scheduler::Admit(Budget& budget, Batch& batch) {
+  const auto passes = [this](SequenceKey key) { return At(key).pending > 0 || AwaitsPrefix(At(key)); };
+  while (!free_slots_.empty() && budget.rows > 0 && budget.prompt_rows > 0) {
+    const std::optional<SequenceKey> key = queue_.Pick(passes);
+    if (!key.has_value()) {
       break;
     }
-    RETURN_IF_ERROR(blocks_[static_cast<size_t>(running.owner)].Admit(running.slot, tokens));
-    free_slots_.pop_back();
-    waiting_keys_.erase(head.key.value);
-    waiting_.erase(waiting_.begin());
-    running_.push_back(running);
-    RETURN_IF_ERROR(Take(running_.back(), rows, budget, batch));
+    Entry& entry = At(*key);
+    const std::optional<Seat> seat = FindSeat(entry);
+    if (!seat.has_value()) {
+      break;
+    }
+    entry.owner = seat->owner;
+    entry.next = seat->start;
+    const int64_t rows = PromptRows(entry, budget);
+    if (rows < 1) {
+      entry.next = 0;
+      break;
+    }
+    RETURN_IF_ERROR(Join(entry, *seat, batch));
+    if (const int64_t available = BlocksOf(entry).RowsAvailable(entry.slot); available > 0) {
+      RETURN_IF_ERROR(Take(entry, std::min(rows, available), budget, batch));
+    }
   }
   return absl::OkStatus();
 }
 
-int Scheduler::OwnerFor(int64_t tokens) const {
-  std::vector<int> load(blocks_.size(), 0);
-  for (const Running& running : running_) {
-    ++load[static_cast<size_t>(running.owner)];
+bool Scheduler::AwaitsPrefix(const Entry& entry) const {
+  const Arrival& arrival = entry.arrival;
+  if (promised_.empty() || arrival.prompt_logits || !arrival.whole.has_value()) {
+    return false;
   }
-  int best = -1;
-  for (size_t owner = 0; owner < blocks_.size(); ++owner) {
-    if (blocks_[owner].CanAdmit(tokens) && (best < 0 || load[owner] < load[static_cast<size_t>(best)])) {
-      best = static_cast<int>(owner);
+  if (entry.known == arrival.prompt_tokens && promised_.contains(*arrival.whole)) {
+    return true;
+  }
+  int64_t cached = 0;
+  for (int owner = 0; owner < static_cast<int>(blocks_.size()); ++owner) {
+    cached = std::max(cached, SeatAt(entry, owner).blocks);
+  }
+  const auto next = static_cast<size_t>(cached);
+  return next < arrival.names.size() && promised_.contains(arrival.names[next]);
+}
+
+Scheduler::Seat Scheduler::SeatAt(const Entry& entry, int owner) const {
+  const Arrival& arrival = entry.arrival;
+  const BlockManager& blocks = blocks_[static_cast<size_t>(owner)];
+  Seat seat{.owner = owner};
+  if (arrival.prompt_logits || !arrival.whole.has_value()) {
+    return seat;
+  }
+  if (const auto donor = donors_.find(*arrival.whole);
+      donor != donors_.end() && entry.known == arrival.prompt_tokens && arrival.prompt_tokens > 1) {
+    const Entry& running = entries_.at(donor->second.value);
+    if (running.owner == owner && blocks.CanFork(running.slot, arrival.prompt_tokens)) {
+      seat.donor = &running;
+      seat.start = arrival.prompt_tokens - 1;
+      return seat;
+    }
+  }
+  // The last token is computed in any case: its logits are wanted.
+  const auto most = std::min(arrival.names.size(), static_cast<size_t>((entry.known - 1) / block_tokens_));
+  seat.blocks = blocks.CachedBlocks(std::span(arrival.names).first(most));
+  seat.start = seat.blocks * block_tokens_;
+  return seat;
+}
+
+bool Scheduler::HasRoom(const Entry& entry, const Seat& seat) const {
+  const BlockManager& blocks = blocks_[static_cast<size_t>(seat.owner)];
+  // Those that run need what their prompts still lack, and soon one more.
+  int64_t spare[2] = {0, 0};
+  for (const Entry* other : running_) {
+    for (const kernels::PoolKind pool : kPools) {
+      const bool counts = other->owner == seat.owner && blocks.capacity(pool) > 0;
+      spare[pool] += counts ? blocks.Missing(other->slot, pool, other->Length()) + 1 : 0;
+    }
+  }
+  if (seat.donor == nullptr) {
+    const auto cached = std::span(entry.arrival.names).first(static_cast<size_t>(seat.blocks));
+    return blocks.CanStart(cached, entry.known, spare);
+  }
+  return std::all_of(std::begin(kPools), std::end(kPools), [&](kernels::PoolKind pool) {
+    return blocks.capacity(pool) == 0 || blocks.available(pool) > spare[pool] + 1;  // a copy, and one to go on
+  });
+}
+
+std::optional<Scheduler::Seat> Scheduler::FindSeat(const Entry& entry) const {
+  std::vector<int64_t> sequences(blocks_.size(), 0);
+  for (const Entry* running : running_) {
+    ++sequences[static_cast<size_t>(running->owner)];
+  }
+  std::optional<Seat> best;
+  int64_t best_cost = 0;
+  for (int owner = 0; owner < static_cast<int>(blocks_.size()); ++owner) {
+    const Seat seat = SeatAt(entry, owner);
+    // A sequence more in every step weighs as much as a few blocks of its prompt computed once.
+    constexpr int64_t kBlocksPerSequence = 4;
+    const int64_t cost =
+        entry.known - seat.start + kBlocksPerSequence * block_tokens_ * sequences[static_cast<size_t>(owner)];
+    if ((!best.has_value() || cost < best_cost) && HasRoom(entry, seat)) {
+      best = seat;
+      best_cost = cost;
     }
   }
   return best;
+}
+
+absl::Status Scheduler::Join(Entry& entry, const Seat& seat, Batch& batch) {
+  const int slot = free_slots_.back();
+  BlockManager& blocks = BlocksOf(entry);
+  if (seat.donor != nullptr) {
+    RETURN_IF_ERROR(blocks.Fork(seat.donor->slot, slot, entry.arrival.prompt_tokens, batch));
+    entry.named = static_cast<int64_t>(entry.arrival.names.size());
+  } else {
+    RETURN_IF_ERROR(blocks.Start(slot, std::span(entry.arrival.names).first(static_cast<size_t>(seat.blocks)), batch));
+    entry.named = seat.blocks;
+  }
+  free_slots_.pop_back();
+  entry.slot = slot;
+  queue_.Erase(entry.arrival.tenant, entry.Place());
+  const auto place = std::upper_bound(running_.begin(), running_.end(), &entry,
+                                      [](const Entry* a, const Entry* b) { return a->Place() < b->Place(); });
+  running_.insert(place, &entry);
+  if (entry.cached < 0) {
+    entry.cached = seat.start;
+  }
+  counts_.prompt_tokens += entry.known;
+  counts_.cached_tokens += seat.start;
+  Promise(entry);
+  return absl::OkStatus();
+}
+
+void Scheduler::Leave(Entry& entry) {
+  for (int64_t i = entry.named; i < entry.promised; ++i) {
+    Unpromise(entry.arrival.names[static_cast<size_t>(i)]);
+  }
+  if (entry.promises_whole) {
+    Unpromise(*entry.arrival.whole);
+  }
+  if (entry.arrival.whole.has_value()) {
+    const auto donor = donors_.find(*entry.arrival.whole);
+    if (donor != donors_.end() && donor->second == entry.arrival.key) {
+      donors_.erase(donor);
+    }
+  }
+  BlocksOf(entry).Release(entry.slot).IgnoreError();  // open, as the entry has a slot
+  free_slots_.push_back(entry.slot);
+  entry.slot = -1;
+  entry.next = 0;
+  entry.named = 0;
+  entry.promised = 0;
+  entry.promises_whole = false;
+  entry.ran = false;
+  entry.sampled = false;
+}
+
+// ---- Names ----------------------------------------------------------------------------------------------------------
+
+// What a sequence that joins has yet to fill of its prompt: its blocks without a name, and the prompt as a whole.
+void Scheduler::Promise(Entry& entry) {
+  const Arrival& arrival = entry.arrival;
+  if (!arrival.whole.has_value()) {
+    return;
+  }
+  entry.promised = std::min<int64_t>(static_cast<int64_t>(arrival.names.size()), arrival.prompt_tokens / block_tokens_);
+  for (int64_t i = entry.named; i < entry.promised; ++i) {
+    ++promised_[arrival.names[static_cast<size_t>(i)]];
+  }
+  entry.promises_whole = entry.next < arrival.prompt_tokens && !donors_.contains(*arrival.whole);
+  if (entry.promises_whole) {
+    ++promised_[*arrival.whole];
+  }
+}
+
+void Scheduler::Unpromise(const model::BlockHash& name) {
+  const auto found = promised_.find(name);
+  if (--found->second <= 0) {
+    promised_.erase(found);
+  }
+}
+
+void Scheduler::NameBlocks(Entry& entry) {
+  if (entry.slot < 0) {
+    return;
+  }
+  const std::vector<model::BlockHash>& names = entry.arrival.names;
+  for (; entry.named < static_cast<int64_t>(names.size()) && (entry.named + 1) * block_tokens_ <= entry.next;
+       ++entry.named) {
+    const model::BlockHash& name = names[static_cast<size_t>(entry.named)];
+    BlocksOf(entry).Name(entry.slot, entry.named, name);
+    if (entry.named < entry.promised) {
+      Unpromise(name);
+    }
+  }
+}
+
+// At the end of a plan: who forks copies a block, and copies come before the rows of their step.
+void Scheduler::OfferPrompt(Entry& entry) {
+  if (entry.promises_whole && entry.next >= entry.arrival.prompt_tokens) {
+    entry.promises_whole = false;
+    Unpromise(*entry.arrival.whole);
+    donors_.insert_or_assign(*entry.arrival.whole, entry.arrival.key);
+  }
+}
+
+BlockEvents Scheduler::TakeBlockEvents() {
+  BlockEvents all;
+  for (BlockManager& blocks : blocks_) {
+    BlockEvents events = blocks.TakeEvents();
+    all.stored.insert(all.stored.end(), events.stored.begin(), events.stored.end());
+    // Lost is what no owner has any more.
+    std::copy_if(events.removed.begin(), events.removed.end(), std::back_inserter(all.removed), [&](const auto& name) {
+      return std::none_of(blocks_.begin(), blocks_.end(), [&](const BlockManager& other) { return other.Has(name); });
+    });
+  }
+  return all;
+}
+
+std::vector<model::BlockHash> Scheduler::CachedNames() const {
+  std::vector<model::BlockHash> all;
+  for (const BlockManager& blocks : blocks_) {
+    const std::vector<model::BlockHash> names = blocks.Names();
+    all.insert(all.end(), names.begin(), names.end());
+  }
+  return all;
+}
+
+int64_t Scheduler::CachedTokens(SequenceKey key) const {
+  const auto found = entries_.find(key.value);
+  return found == entries_.end() ? 0 : std::max<int64_t>(found->second.cached, 0);
 }
 
 int64_t Scheduler::blocks_used(kernels::PoolKind pool) const {
@@ -190,25 +505,9 @@ int64_t Scheduler::blocks_used(kernels::PoolKind pool) const {
                          [pool](int64_t sum, const BlockManager& blocks) { return sum + blocks.used(pool); });
 }
 
-absl::Status Scheduler::Take(Running& running, int64_t rows, Budget& budget, Batch& batch) {
-  Share share{.key = running.arrival.key,
-              .slot = running.slot,
-              .owner = running.owner,
-              .begin = running.next,
-              .end = running.next + rows};
-  RETURN_IF_ERROR(blocks_[static_cast<size_t>(share.owner)].Advance(share.slot, share.begin, share.end, batch.tables));
-  share.opens = share.begin == 0;
-  share.samples = share.end >= running.arrival.prompt_tokens;
-  budget.rows -= rows;
-  budget.owner_rows[static_cast<size_t>(share.owner)] -= rows;
-  if (running.arrival.prompt_logits && share.begin < running.arrival.prompt_tokens) {
-    budget.logits -= rows;
-  } else if (share.samples) {
-    budget.logits -= 1;
-  }
-  running.next = share.end;
-  batch.shares.push_back(share);
-  return absl::OkStatus();
+int64_t Scheduler::blocks_idle(kernels::PoolKind pool) const {
+  return std::accumulate(blocks_.begin(), blocks_.end(), int64_t{0},
+                         [pool](int64_t sum, const BlockManager& blocks) { return sum + blocks.idle(pool); });
 }
 
 }  // namespace alphecca::engine

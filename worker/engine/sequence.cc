@@ -1,6 +1,8 @@
 #include "worker/engine/sequence.h"
 
 #include <algorithm>
+#include <cmath>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -47,6 +49,10 @@ absl::Status CheckRequest(const SequenceRequest& request, const ShardLimits& lim
     return absl::InvalidArgumentError(absl::StrCat("prompt of ", prompt, " tokens and max_tokens ", request.max_tokens,
                                                    " exceed the context of ", limits.context, " tokens"));
   }
+  if (!(request.tenant_weight > 0.0) || !std::isfinite(request.tenant_weight)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tenant_weight ", request.tenant_weight, ": must be positive and finite"));
+  }
   if (request.window < 1) {
     return absl::InvalidArgumentError(absl::StrCat("window ", request.window, ": must be at least 1"));
   }
@@ -57,35 +63,55 @@ absl::Status CheckRequest(const SequenceRequest& request, const ShardLimits& lim
   return CheckSamplingValues(request.sampling);
 }
 
-Arrival Sequence::ArrivalAs(SequenceKey key) const {
-  return {.key = key,
-          .prompt_tokens = PromptTokens(),
-          .max_tokens = request_.max_tokens,
-          .prompt_logits = request_.prompt_logprobs >= 0,
-          .priority = request_.priority,
-          .deadline = request_.deadline};
+Sequence::Sequence(SequenceRequest request, const model::PrefixHasher* hasher)
+    : request_(std::move(request)),
+      hasher_(hasher),
+      prompt_tokens_(static_cast<int64_t>(request_.prompt.size())),
+      tokens_(std::exchange(request_.prompt, {})) {
+  if (hasher_ != nullptr) {
+    names_ = hasher_->Blocks(request_.tenant, tokens_);
+  }
 }
 
-void Sequence::AppendRows(const Share& share, StepPlan& plan) const {
+Arrival Sequence::ArrivalAs(SequenceKey key) const {
+  Arrival arrival{.key = key,
+                  .prompt_tokens = prompt_tokens_,
+                  .max_tokens = request_.max_tokens,
+                  .prompt_logits = request_.prompt_logprobs >= 0,
+                  .names = names_,
+                  .whole = std::nullopt,
+                  .tenant = request_.tenant,
+                  .weight = request_.tenant_weight,
+                  .priority = request_.priority,
+                  .deadline = request_.deadline};
+  if (hasher_ != nullptr) {
+    const auto full = names_.size() * static_cast<size_t>(hasher_->block_tokens());
+    arrival.whole = hasher_->Next(names_.empty() ? hasher_->Root(request_.tenant) : names_.back(),
+                                  std::span(tokens_).subspan(full));
+  }
+  return arrival;
+}
+
+void Sequence::AppendRows(const Share& share, StepPlan& plan) {
   if (share.opens) {
     OpenSlot open{.slot = share.slot, .sampling = request_.sampling};
     open.sampling.top_logprobs = std::max({request_.logprobs, request_.prompt_logprobs, 0});
     plan.opens.push_back(open);
   }
-  const int64_t prompt = PromptTokens();
   for (int64_t position = share.begin; position < share.end; ++position) {
     const bool samples = share.samples && position == share.end - 1;
-    const bool reports = request_.prompt_logprobs >= 0 && position + 1 < prompt;
+    const bool reports = request_.prompt_logprobs >= 0 && position >= reported_ && position + 1 < prompt_tokens_;
     PlanRow row;
-    row.token = position < prompt ? request_.prompt[static_cast<size_t>(position)] : -1 - share.slot;
+    row.token = share.decodes ? -1 - share.slot : tokens_[static_cast<size_t>(position)];
     row.position = static_cast<int32_t>(position);
     row.slot = share.slot;
     row.owner = share.owner;
     row.wants_logits = samples || reports;
     if (row.wants_logits) {
-      const int32_t wanted = reports ? request_.prompt[static_cast<size_t>(position + 1)] : -1;
+      const int32_t wanted = reports ? tokens_[static_cast<size_t>(position + 1)] : -1;
       plan.logits.push_back({.row = static_cast<int32_t>(plan.rows.size()), .wanted = wanted, .keep = samples});
     }
+    reported_ = reports ? position + 1 : reported_;
     plan.rows.push_back(row);
   }
 }
@@ -104,8 +130,8 @@ bool Sequence::IsStop(int32_t token) const {
 SequenceUpdate Sequence::TakeToken(StepChoice choice) {
   SequenceUpdate update;
   update.id = request_.id;
-  ++generated_;
-  if (generated_ - credited_ > request_.window) {
+  tokens_.push_back(choice.token);
+  if (Generated() - credited_ > request_.window) {
     update.error = absl::ResourceExhaustedError(
         absl::StrCat("the client is slow: ", request_.window, " tokens await credit, the sequence's window"));
     return update;
@@ -119,14 +145,23 @@ SequenceUpdate Sequence::TakeToken(StepChoice choice) {
   update.prompt_logprobs = std::exchange(prompt_logprobs_, {});
   if (IsStop(token)) {
     update.finish = Finish::kStop;
-  } else if (generated_ == request_.max_tokens) {
+  } else if (Generated() == request_.max_tokens) {
     update.finish = Finish::kLength;
   }
   return update;
 }
 
+std::optional<model::BlockHash> Sequence::CompletedBlock() {
+  if (hasher_ == nullptr || tokens_.size() % static_cast<size_t>(hasher_->block_tokens()) != 0) {
+    return std::nullopt;
+  }
+  const auto block = std::span(tokens_).last(static_cast<size_t>(hasher_->block_tokens()));
+  names_.push_back(hasher_->Next(names_.empty() ? hasher_->Root(request_.tenant) : names_.back(), block));
+  return names_.back();
+}
+
 void Sequence::Credit(int64_t tokens) {
-  credited_ = std::min(credited_ + tokens, generated_);
+  credited_ = std::min(credited_ + tokens, Generated());
 }
 
 }  // namespace alphecca::engine

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "model/prefix_hash.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/step_plan.h"
@@ -16,29 +18,36 @@ absl::Status CheckRequest(const SequenceRequest& request, const ShardLimits& lim
 
 class Sequence {
  public:
-  explicit Sequence(SequenceRequest request) : request_(std::move(request)) {}
+  // hasher: of the prefix cache; null: the sequence neither uses nor feeds it.
+  Sequence(SequenceRequest request, const model::PrefixHasher* hasher);
 
-  const SequenceRequest& request() const { return request_; }
+  SequenceId id() const { return request_.id; }
   Arrival ArrivalAs(SequenceKey key) const;
 
-  // Appends the share's rows and logit requests (and, at its first step, the slot's parameters) to the plan.
-  void AppendRows(const Share& share, StepPlan& plan) const;
+  // Appends the share's rows and logit requests (and, where it opens a slot, the slot's parameters) to the plan.
+  void AppendRows(const Share& share, StepPlan& plan);
 
   // Takes the choice of a logit request of this sequence that does not keep its token: a prompt token's
   // log-probability.
   void TakePrompt(int32_t token, StepChoice choice);
   // Takes a sampled token: the update to send. It ends the sequence if finish is set or error is not ok.
   SequenceUpdate TakeToken(StepChoice choice);
+  // The name of the block that the last token taken completed; none if it completed none.
+  std::optional<model::BlockHash> CompletedBlock();
 
   // The client has taken this many tokens more; more than were sent count as all.
   void Credit(int64_t tokens);
 
  private:
-  int64_t PromptTokens() const { return static_cast<int64_t>(request_.prompt.size()); }
+  int64_t Generated() const { return static_cast<int64_t>(tokens_.size()) - prompt_tokens_; }
   bool IsStop(int32_t token) const;
 
-  SequenceRequest request_;
-  int64_t generated_ = 0;
+  SequenceRequest request_;  // but for the prompt
+  const model::PrefixHasher* hasher_;
+  int64_t prompt_tokens_;
+  std::vector<int32_t> tokens_;          // the prompt, and what was sampled
+  std::vector<model::BlockHash> names_;  // of the full blocks
+  int64_t reported_ = 0;  // prompt rows whose log-probabilities have been asked: not again if they run again
   int64_t credited_ = 0;
   std::vector<StepChoice> prompt_logprobs_;  // until the first token is sent
 };

@@ -110,6 +110,7 @@ class Runner final : public ShardRunner {
     }
     const LogitRows logits = GatherLogits(plan);
     Gather(plan, logits);
+    CopyBlocks(plan);
     const std::unique_ptr<kernels::Step> step =
         backend_.Upload(*stream_, arrays_.Input(), pools_[0].get(), pools_[1].get());
     const int count = logits.sampling.empty() ? 1 : kernels::CandidateCount(logits.sampling);
@@ -190,6 +191,16 @@ class Runner final : public ShardRunner {
     for (const int pool : {0, 1}) {
       std::copy_if(plan.tables[pool].begin(), plan.tables[pool].end(), std::back_inserter(arrays_.tables[pool]),
                    [&](const kernels::BlockTableUpdate& u) { return mine(owners_[static_cast<size_t>(u.slot)]); });
+    }
+  }
+
+  void CopyBlocks(const StepPlan& plan) {
+    for (const int pool : {0, 1}) {
+      for (const BlockCopy& copy : plan.copies[pool]) {
+        if (limits_.owners == 1 || owners_[static_cast<size_t>(copy.slot)] == rank_) {
+          backend_.KvCopy(*stream_, *pools_[pool], copy.from, copy.to);
+        }
+      }
     }
   }
 

@@ -26,6 +26,14 @@ struct OpenSlot {
   kernels::SamplingRow sampling;  // slot, position, wanted, keep are set by row
 };
 
+// Before the rows run, block `from` is copied to `to`, in the order listed: the slot is about to write into a block
+// that others still read.
+struct BlockCopy {
+  int32_t slot = 0;
+  int32_t from = 0;
+  int32_t to = 0;
+};
+
 struct LogitRequest {
   int32_t row = 0;      // index into rows, rising
   int32_t wanted = -1;  // token whose log-probability is asked (prompt_logprobs)
@@ -37,6 +45,7 @@ struct StepPlan {
   uint64_t step = 0;                                 // 1, 2, ... without gaps within an epoch
   std::vector<OpenSlot> opens;                       // before the rows
   std::vector<kernels::BlockTableUpdate> tables[2];  // by kernels::PoolKind, before the rows
+  std::vector<BlockCopy> copies[2];                  // by kernels::PoolKind, before the rows
   std::vector<PlanRow> rows;
   std::vector<LogitRequest> logits;
 };

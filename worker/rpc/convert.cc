@@ -36,25 +36,26 @@ absl::Status CheckLength(const char* name, int length, int wanted) {
   return absl::InvalidArgumentError(absl::StrCat("step plan: ", name, " has ", length, " entries, must be ", wanted));
 }
 
-absl::Status ReadTables(const google::protobuf::RepeatedField<int32_t>& triples,
-                        std::vector<kernels::BlockTableUpdate>& tables) {
+// Runs of three numbers on the wire: BlockTableUpdate (slot, index, block) or BlockCopy (slot, from, to).
+template <typename T>
+absl::Status ReadTriples(const google::protobuf::RepeatedField<int32_t>& triples, std::vector<T>& out) {
   if (triples.size() % 3 != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("step plan: a block table has ", triples.size(), " entries, must be a multiple of 3"));
+        absl::StrCat("step plan: block tables or copies have ", triples.size(), " entries, must be a multiple of 3"));
   }
   for (int i = 0; i < triples.size(); i += 3) {
-    tables.push_back({triples.Get(i), triples.Get(i + 1), triples.Get(i + 2)});
+    out.push_back(T{triples.Get(i), triples.Get(i + 1), triples.Get(i + 2)});
   }
   return absl::OkStatus();
 }
 
-void WriteTables(const std::vector<kernels::BlockTableUpdate>& tables,
-                 google::protobuf::RepeatedField<int32_t>& triples) {
-  triples.Reserve(static_cast<int>(tables.size()) * 3);
-  for (const kernels::BlockTableUpdate& t : tables) {
-    triples.Add(t.slot);
-    triples.Add(t.index);
-    triples.Add(t.block);
+template <typename T>
+void WriteTriples(const std::vector<T>& items, google::protobuf::RepeatedField<int32_t>& triples) {
+  triples.Reserve(static_cast<int>(items.size()) * 3);
+  for (const auto& [slot, second, third] : items) {
+    triples.Add(slot);
+    triples.Add(second);
+    triples.Add(third);
   }
 }
 
@@ -124,8 +125,10 @@ v1::StepPlanMessage ToProto(const engine::StepPlan& plan) {
     out.set_min_p(open.sampling.min_p);
     out.set_top_logprobs(open.sampling.top_logprobs);
   }
-  WriteTables(plan.tables[kernels::kFullPool], *message.mutable_full_tables());
-  WriteTables(plan.tables[kernels::kSlidingPool], *message.mutable_sliding_tables());
+  WriteTriples(plan.tables[kernels::kFullPool], *message.mutable_full_tables());
+  WriteTriples(plan.tables[kernels::kSlidingPool], *message.mutable_sliding_tables());
+  WriteTriples(plan.copies[kernels::kFullPool], *message.mutable_full_copies());
+  WriteTriples(plan.copies[kernels::kSlidingPool], *message.mutable_sliding_copies());
   bool owned = false;
   bool drafted = false;
   for (const engine::PlanRow& row : plan.rows) {
@@ -178,8 +181,10 @@ absl::StatusOr<engine::StepPlan> FromProto(const v1::StepPlanMessage& message) {
     slot.sampling.top_logprobs = open.top_logprobs();
     plan.opens.push_back(slot);
   }
-  for (const absl::Status& status : {ReadTables(message.full_tables(), plan.tables[kernels::kFullPool]),
-                                     ReadTables(message.sliding_tables(), plan.tables[kernels::kSlidingPool])}) {
+  for (const absl::Status& status : {ReadTriples(message.full_tables(), plan.tables[kernels::kFullPool]),
+                                     ReadTriples(message.sliding_tables(), plan.tables[kernels::kSlidingPool]),
+                                     ReadTriples(message.full_copies(), plan.copies[kernels::kFullPool]),
+                                     ReadTriples(message.sliding_copies(), plan.copies[kernels::kSlidingPool])}) {
     if (!status.ok()) {
       return status;
     }

@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <map>
-#include <random>
-#include <set>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace alphecca::engine {
 namespace {
@@ -25,6 +25,10 @@ Arrival Of(uint64_t key, int64_t prompt, int64_t max_tokens, int32_t priority = 
           .prompt_tokens = prompt,
           .max_tokens = max_tokens,
           .prompt_logits = false,
+          .names = {},
+          .whole = std::nullopt,
+          .tenant = "",
+          .weight = 1.0,
           .priority = priority};
 }
 
@@ -64,35 +68,40 @@ TEST(Scheduler, DecodesGoFirstThenPromptsFillTheStep) {
 TEST(Scheduler, NobodyOvertakesTheHeadOfTheQueue) {
   auto scheduler = Scheduler::Create(Small());
   ASSERT_TRUE(scheduler.ok());
-  ASSERT_TRUE(scheduler->Add(Of(1, 2, 70)).ok());  // 18 of 30 blocks
-  ASSERT_TRUE(scheduler->Next().ok());
-  ASSERT_TRUE(scheduler->Add(Of(2, 2, 60)).ok());  // 16: must wait
+  ASSERT_TRUE(scheduler->Add(Of(1, 72, 4)).ok());  // 18 of 30 blocks
+  for (int step = 0; step < 8; ++step) {
+    ASSERT_TRUE(scheduler->Next().ok());
+  }
+  ASSERT_TRUE(scheduler->Add(Of(2, 60, 4)).ok());  // 15: must wait
   ASSERT_TRUE(scheduler->Add(Of(3, 2, 2)).ok());
   EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));
   EXPECT_EQ(scheduler->waiting(), 2);
   EXPECT_TRUE(scheduler->Remove(SequenceKey(1)));
-  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{2, 3}));
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{2}));
+  EXPECT_EQ(scheduler->running(), 1);
 }
 
 TEST(Scheduler, SequencesSpreadOverOwnersWithPoolsOfTheirOwn) {
   SchedulerOptions options = Small();
   options.owners = 2;
   options.max_sequences = 4;
+  options.step_tokens = 240;
+  options.sliding_blocks = 100;
   auto scheduler = Scheduler::Create(options);
   ASSERT_TRUE(scheduler.ok());
   for (uint64_t key = 1; key <= 4; ++key) {
-    ASSERT_TRUE(scheduler->Add(Of(key, 2, key == 1 ? 108 : 10)).ok());
+    ASSERT_TRUE(scheduler->Add(Of(key, key == 1 ? 110 : 8, 10)).ok());
   }
   const auto batch = scheduler->Next();
   ASSERT_TRUE(batch.ok());
   ASSERT_EQ(Keys(*batch), (KeyList{1, 2, 3, 4}));
-  // 3 finds one sequence with each owner, but 1 has reserved nearly all blocks of the first.
+  // 3 finds one sequence with each owner, but 1 leaves too few blocks of the first.
   std::vector<int> owners;
   for (const Share& share : batch->shares) {
     owners.push_back(share.owner);
   }
   EXPECT_EQ(owners, (std::vector<int>{0, 1, 1, 1}));
-  EXPECT_EQ(scheduler->blocks_used(kernels::kFullPool), 4);
+  EXPECT_EQ(scheduler->blocks_used(kernels::kFullPool), 28 + 3 * 2);
   EXPECT_TRUE(scheduler->Remove(SequenceKey(1)));
   EXPECT_TRUE(scheduler->Remove(SequenceKey(3)));
   ASSERT_TRUE(scheduler->Add(Of(5, 2, 10)).ok());
@@ -185,207 +194,191 @@ TEST(Scheduler, SmallSlidingPoolShortensChunks) {
   EXPECT_EQ(Scheduler::Create(options).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-// ---- Random operations ----------------------------------------------------------------------------------------------
+// ---- Tenants, prefixes, pressure ------------------------------------------------------------------------------------
 
-// The naive model: plain lists, every rule of the header spelled out, blocks only counted.
-class Oracle {
- public:
-  explicit Oracle(const SchedulerOptions& options) : options_(options) {
-    slots_ = std::min({int64_t{options.max_sequences}, options.step_tokens, options.logit_rows});
-    chunk_ = options.step_tokens;
-    while (options.sliding_blocks > 0 &&
-           SlidingBlocksFor(1 << 20, options.sliding_window, chunk_, options.block_tokens) > options.sliding_blocks) {
-      --chunk_;
-    }
+Arrival Named(Arrival arrival, uint64_t content) {
+  for (int64_t i = 0; (i + 1) * 4 <= arrival.prompt_tokens; ++i) {
+    arrival.names.push_back({content, static_cast<uint64_t>(i)});
   }
-
-  struct Entry {
-    Arrival arrival;
-    int64_t next = 0;
-  };
-
-  void Add(const Arrival& arrival) {
-    auto place = std::find_if(waiting.begin(), waiting.end(),
-                              [&](const Entry& entry) { return entry.arrival.priority < arrival.priority; });
-    waiting.insert(place, {arrival, 0});
-  }
-  bool Remove(SequenceKey key) {
-    const auto is = [&](const Entry& entry) { return entry.arrival.key == key; };
-    return std::erase_if(waiting, is) + std::erase_if(running, is) > 0;
-  }
-
-  // Pairs of key and rows.
-  std::vector<std::pair<uint64_t, int64_t>> Next() {
-    std::vector<std::pair<uint64_t, int64_t>> shares;
-    int64_t rows = options_.step_tokens;
-    int64_t logits = options_.logit_rows;
-    for (Entry& entry : running) {
-      const Arrival& a = entry.arrival;
-      if (entry.next >= a.prompt_tokens && entry.next < a.prompt_tokens + a.max_tokens - 1) {
-        shares.emplace_back(a.key.value, 1);
-        ++entry.next;
-        --rows;
-        --logits;
-      } else if (entry.next >= a.prompt_tokens) {
-        continue;
-      }
-    }
-    std::set<uint64_t> decoded;
-    for (const auto& [key, count] : shares) {
-      decoded.insert(key);
-    }
-    for (Entry& entry : running) {
-      if (!decoded.contains(entry.arrival.key.value) && entry.next < entry.arrival.prompt_tokens) {
-        Prefill(entry, rows, logits, shares);
-      }
-    }
-    while (!waiting.empty() && static_cast<int64_t>(running.size()) < slots_ && Fits(waiting.front().arrival)) {
-      Entry entry = waiting.front();
-      if (!Prefill(entry, rows, logits, shares)) {
-        break;
-      }
-      waiting.erase(waiting.begin());
-      running.push_back(entry);
-    }
-    return shares;
-  }
-
-  std::vector<Entry> waiting;
-  std::vector<Entry> running;
-
- private:
-  bool Prefill(Entry& entry, int64_t& rows, int64_t& logits, std::vector<std::pair<uint64_t, int64_t>>& shares) const {
-    int64_t count = 0;
-    // One row more, as long as it may be had.
-    while (entry.next + count < entry.arrival.prompt_tokens && count < chunk_ && count < rows) {
-      const bool last = entry.next + count + 1 == entry.arrival.prompt_tokens;
-      const int64_t used = entry.arrival.prompt_logits ? count + 1 : (last ? 1 : 0);
-      if (used > logits) {
-        break;
-      }
-      ++count;
-    }
-    if (count == 0) {
-      return false;
-    }
-    rows -= count;
-    entry.next += count;
-    logits -= entry.arrival.prompt_logits ? count : (entry.next == entry.arrival.prompt_tokens ? 1 : 0);
-    shares.emplace_back(entry.arrival.key.value, count);
-    return true;
-  }
-  bool Fits(const Arrival& arrival) const {
-    int64_t full = 0;
-    int64_t sliding = 0;
-    const auto count = [&](const Arrival& a) {
-      full += BlocksFor(a.prompt_tokens + a.max_tokens, options_.block_tokens);
-      sliding +=
-          SlidingBlocksFor(a.prompt_tokens + a.max_tokens, options_.sliding_window, chunk_, options_.block_tokens);
-    };
-    count(arrival);
-    for (const Entry& entry : running) {
-      count(entry.arrival);
-    }
-    return (options_.full_blocks == 0 || full <= options_.full_blocks) &&
-           (options_.sliding_blocks == 0 || sliding <= options_.sliding_blocks);
-  }
-
-  SchedulerOptions options_;
-  int64_t slots_ = 0;
-  int64_t chunk_ = 0;
-};
-
-void RandomOperations(uint32_t seed) {
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
-  std::mt19937 random(seed);
-  const auto draw = [&](int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(random);
-  };
-  SchedulerOptions options{.step_tokens = draw(1, 20),
-                           .logit_rows = draw(1, 8),
-                           .max_sequences = static_cast<int>(draw(1, 6)),
-                           .block_tokens = static_cast<int>(draw(1, 8)),
-                           .full_blocks = draw(8, 60),
-                           .sliding_blocks = draw(0, 3) == 0 ? 0 : draw(12, 60),
-                           .sliding_window = static_cast<int>(draw(1, 10))};
-  auto scheduler = Scheduler::Create(options);
-  ASSERT_TRUE(scheduler.ok()) << scheduler.status();
-  Oracle oracle(options);
-  uint64_t keys = 0;
-  std::map<uint64_t, int> slots;
-  for (int operation = 0; operation < 500; ++operation) {
-    const int64_t kind = draw(0, 9);
-    if (kind < 2) {
-      Arrival arrival = Of(++keys, draw(1, 30), draw(1, 12), static_cast<int32_t>(draw(-1, 1)));
-      arrival.prompt_logits = draw(0, 3) == 0;
-      if (scheduler->Add(arrival).ok()) {
-        oracle.Add(arrival);
-      }
-    } else if (kind == 2 && keys > 0) {
-      const SequenceKey key(static_cast<uint64_t>(draw(1, static_cast<int64_t>(keys))));
-      ASSERT_EQ(scheduler->Remove(key), oracle.Remove(key));
-      slots.erase(key.value);
-    } else {
-      const auto batch = scheduler->Next();
-      ASSERT_TRUE(batch.ok()) << batch.status();
-      std::vector<std::pair<uint64_t, int64_t>> got;
-      for (const Share& share : batch->shares) {
-        got.emplace_back(share.key.value, share.end - share.begin);
-        if (share.opens) {
-          for (const auto& [other, slot] : slots) {
-            ASSERT_NE(slot, share.slot) << "a slot has two sequences";
-          }
-          slots[share.key.value] = share.slot;
-        }
-        ASSERT_EQ(slots.at(share.key.value), share.slot);
-      }
-      ASSERT_EQ(got, oracle.Next());
-      // Nothing that may run stands still: every running sequence that has rows left got some, or a prompt did.
-      ASSERT_TRUE(!got.empty() || (scheduler->waiting() == 0 || scheduler->running() > 0));
-      std::vector<SequenceKey> finished;
-      for (const Oracle::Entry& entry : oracle.running) {
-        if (entry.next == entry.arrival.prompt_tokens + entry.arrival.max_tokens - 1) {
-          finished.push_back(entry.arrival.key);
-        }
-      }
-      for (const SequenceKey key : finished) {
-        ASSERT_TRUE(scheduler->Remove(key));
-        ASSERT_TRUE(oracle.Remove(key));
-        slots.erase(key.value);
-      }
-    }
-    ASSERT_EQ(scheduler->running(), static_cast<int>(oracle.running.size()));
-    ASSERT_EQ(scheduler->waiting(), static_cast<int>(oracle.waiting.size()));
-  }
-  // Left alone, everything ends in bounded time.
-  int64_t bound = 0;
-  for (const auto* list : {&oracle.running, &oracle.waiting}) {
-    for (const Oracle::Entry& entry : *list) {
-      bound += entry.arrival.prompt_tokens + entry.arrival.max_tokens;
-    }
-  }
-  while (scheduler->running() + scheduler->waiting() > 0) {
-    ASSERT_GE(bound--, 0) << "no progress";
-    const auto batch = scheduler->Next();
-    ASSERT_TRUE(batch.ok());
-    oracle.Next();
-    std::vector<SequenceKey> finished;
-    for (const Oracle::Entry& entry : oracle.running) {
-      if (entry.next == entry.arrival.prompt_tokens + entry.arrival.max_tokens - 1) {
-        finished.push_back(entry.arrival.key);
-      }
-    }
-    for (const SequenceKey key : finished) {
-      ASSERT_TRUE(scheduler->Remove(key) && oracle.Remove(key));
-    }
-  }
-  EXPECT_EQ(scheduler->blocks_used(kernels::kFullPool), 0);
-  EXPECT_EQ(scheduler->blocks_used(kernels::kSlidingPool), 0);
+  arrival.whole = model::BlockHash{content, 1000 + static_cast<uint64_t>(arrival.prompt_tokens)};
+  return arrival;
 }
 
-TEST(Scheduler, RandomOperationsAgreeWithANaiveModel) {
-  for (uint32_t seed = 1; seed <= 200; ++seed) {
-    ASSERT_NO_FATAL_FAILURE(RandomOperations(seed));
+TEST(Scheduler, TenantsTakeTurnsByTokensServed) {
+  SchedulerOptions options = Small();
+  options.max_sequences = 1;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  const auto add = [&](uint64_t key, std::string tenant, double weight) {
+    Arrival arrival = Of(key, 10, 1);
+    arrival.tenant = std::move(tenant);
+    arrival.weight = weight;
+    ASSERT_TRUE(scheduler->Add(arrival).ok());
+  };
+  for (uint64_t key = 1; key <= 8; ++key) {
+    add(key, "flood", 1.0);
+  }
+  for (uint64_t key = 11; key <= 16; ++key) {
+    add(key, "heavy", 3.0);
+  }
+  KeyList order;
+  for (int i = 0; i < 12; ++i) {
+    const auto batch = scheduler->Next();
+    ASSERT_EQ(batch->shares.size(), 1U);
+    order.push_back(batch->shares[0].key.value);
+    scheduler->Sampled(batch->shares[0].key, std::nullopt);
+    ASSERT_TRUE(scheduler->Remove(batch->shares[0].key));
+  }
+  // Ten tokens of flood weigh as much as thirty of heavy.
+  EXPECT_EQ(order, (KeyList{1, 11, 12, 13, 2, 14, 15, 16, 3, 4, 5, 6}));
+}
+
+TEST(Scheduler, WhoReturnsHasNoClaimForThePause) {
+  FairQueue queue;
+  queue.Enter("a", 1.0);
+  queue.Charge("a", 1000);
+  queue.Enter("b", 1.0);  // starts where a is
+  queue.Push("a", {0, 1, SequenceKey(1)});
+  queue.Push("b", {0, 2, SequenceKey(2)});
+  const auto none = [](SequenceKey) { return false; };
+  EXPECT_EQ(queue.Pick(none), SequenceKey(1));
+  queue.Charge("a", 1);
+  EXPECT_EQ(queue.Pick(none), SequenceKey(2));
+  queue.Erase("a", {0, 1, SequenceKey(1)});
+  queue.Leave("a");
+  queue.Enter("a", 1.0);  // nor does it shed what it got
+  queue.Push("a", {0, 3, SequenceKey(3)});
+  EXPECT_EQ(queue.Pick(none), SequenceKey(2));
+}
+
+TEST(Scheduler, ASecondPromptStartsBehindThePrefixItShares) {
+  auto scheduler = Scheduler::Create(Small());
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(Named(Of(1, 10, 1), 7)).ok());
+  ASSERT_TRUE(scheduler->Next().ok());
+  scheduler->Sampled(SequenceKey(1), std::nullopt);
+  ASSERT_TRUE(scheduler->Remove(SequenceKey(1)));
+  EXPECT_EQ(scheduler->blocks_idle(kernels::kFullPool), 2);
+  ASSERT_TRUE(scheduler->Add(Named(Of(2, 9, 2), 7)).ok());
+  const auto batch = scheduler->Next();
+  ASSERT_EQ(batch->shares.size(), 1U);
+  EXPECT_EQ(batch->shares[0].begin, 8);
+  EXPECT_EQ(scheduler->CachedTokens(SequenceKey(2)), 8);
+  EXPECT_EQ(scheduler->counts().cached_tokens, 8);
+}
+
+TEST(Scheduler, SamplesOfOnePromptComputeItOnce) {
+  SchedulerOptions options = Small();
+  options.step_tokens = 8;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  for (uint64_t key = 1; key <= 3; ++key) {
+    ASSERT_TRUE(scheduler->Add(Named(Of(key, 11, 5), 7)).ok());
+  }
+  auto batch = scheduler->Next();
+  EXPECT_EQ(Keys(*batch), (KeyList{1}));  // the others await its prompt
+  batch = scheduler->Next();
+  EXPECT_EQ(Keys(*batch), (KeyList{1}));
+  EXPECT_EQ(batch->shares[0].end, 11);
+  batch = scheduler->Next();
+  ASSERT_EQ(Keys(*batch), (KeyList{1, 2, 3}));
+  for (const size_t i : {1, 2}) {
+    EXPECT_EQ(batch->shares[i].begin, 10);
+    EXPECT_TRUE(batch->shares[i].samples);
+  }
+  EXPECT_EQ(batch->copies[kernels::kFullPool].size(), 2U);  // the third has the block to itself
+  EXPECT_EQ(scheduler->blocks_used(kernels::kFullPool), 2 + 3);
+}
+
+TEST(Scheduler, TheLastInRankGivesWayAndComesBack) {
+  SchedulerOptions options = Small();
+  options.full_blocks = 8;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(Of(1, 8, 17)).ok());
+  ASSERT_TRUE(scheduler->Add(Of(2, 2, 20)).ok());
+  std::map<uint64_t, int64_t> sampled;
+  bool gave_way = false;
+  for (int step = 0; step < 80 && scheduler->running() + scheduler->waiting() > 0; ++step) {
+    const auto batch = scheduler->Next();
+    ASSERT_TRUE(batch.ok()) << batch.status();
+    gave_way = gave_way || (scheduler->waiting() > 0 && step > 1);
+    for (const Share& share : batch->shares) {
+      if (share.samples) {
+        scheduler->Sampled(share.key, std::nullopt);
+        if (++sampled[share.key.value] == (share.key.value == 1 ? 17 : 20)) {
+          EXPECT_TRUE(share.key.value == 1 || sampled[1] == 17) << "the first in rank ends first";
+          scheduler->Remove(share.key);
+        }
+      }
+    }
+  }
+  EXPECT_TRUE(gave_way);
+  EXPECT_GT(scheduler->counts().preemptions, 0);
+  EXPECT_EQ(sampled[1], 17);
+  EXPECT_EQ(sampled[2], 20);
+  EXPECT_EQ(scheduler->blocks_used(kernels::kFullPool), 0);
+}
+
+TEST(Scheduler, WhoGaveWayReturnsOnlyWhenItsTokensAreKnown) {
+  SchedulerOptions options = Small();
+  options.full_blocks = 4;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(Of(1, 4, 8)).ok());
+  ASSERT_TRUE(scheduler->Add(Of(2, 4, 8)).ok());
+  ASSERT_EQ(Keys(*scheduler->Next()), (KeyList{1, 2}));
+  for (int step = 0; step < 4; ++step) {
+    ASSERT_EQ(Keys(*scheduler->Next()), (KeyList{1, 2}));
+  }
+  ASSERT_EQ(Keys(*scheduler->Next()), (KeyList{1}));  // 2 lacks a third block
+  ASSERT_TRUE(scheduler->Remove(SequenceKey(1)));
+  EXPECT_TRUE(scheduler->Next()->shares.empty());
+  for (int token = 0; token < 5; ++token) {
+    scheduler->Sampled(SequenceKey(2), std::nullopt);
+  }
+  const auto batch = scheduler->Next();
+  ASSERT_EQ(Keys(*batch), (KeyList{2}));
+  EXPECT_TRUE(batch->shares[0].opens);
+  EXPECT_EQ(batch->shares[0].end, 9);  // the prompt and the five tokens
+  EXPECT_TRUE(batch->shares[0].samples);
+}
+
+TEST(ChunkControl, FollowsTheTimeThatStepsTook) {
+  ChunkControl control(absl::Milliseconds(100), 16, 256);
+  EXPECT_EQ(control.rows(), 16);
+  control.Took(16, absl::Milliseconds(10));
+  EXPECT_EQ(control.rows(), 32);  // twofold at most
+  control.Took(8, absl::Milliseconds(10));
+  EXPECT_EQ(control.rows(), 32);  // a smaller step says nothing of larger ones
+  control.Took(32, absl::Milliseconds(400));
+  EXPECT_EQ(control.rows(), 16);  // never below the least
+  for (int i = 0; i < 10; ++i) {
+    control.Took(control.rows(), absl::Milliseconds(1));
+  }
+  EXPECT_EQ(control.rows(), 256);
+  control.Took(256, absl::Milliseconds(200));
+  EXPECT_EQ(control.rows(), 128);
+}
+
+TEST(Scheduler, LongPromptsTakeSmallChunksBesideWhoDecodes) {
+  SchedulerOptions options = Small();
+  options.step_tokens = 64;
+  options.full_blocks = 200;
+  options.sliding_blocks = 100;
+  options.step_time = absl::Milliseconds(20);
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(Of(1, 2, 100)).ok());
+  ASSERT_TRUE(scheduler->Next().ok());
+  ASSERT_TRUE(scheduler->Add(Of(2, 500, 4)).ok());
+  // A row takes a millisecond: after the first steps none takes more than twenty.
+  for (int step = 0; step < 25; ++step) {
+    const auto batch = scheduler->Next();
+    ASSERT_EQ(batch->decode_rows, 1);
+    ASSERT_GE(batch->prompt_rows, 4);
+    EXPECT_LE(batch->prompt_rows + batch->decode_rows, 21) << step;
+    scheduler->StepTook(*batch, absl::Milliseconds(batch->prompt_rows + batch->decode_rows));
   }
 }
 

@@ -1,0 +1,68 @@
+// Who waits, and whose turn it is: by priority; within one priority the tenant that got least of the engine for its
+// weight; within a tenant by arrival.
+//
+// What a tenant got is counted in tokens run, prompt and generated alike, over its weight (a virtual token counter:
+// Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant that comes back after a pause starts
+// no lower than the least served of those present, so that nobody saves up a claim by staying away; and no lower than
+// where it left, so that nobody sheds what it got by leaving. Tenants that the least served has caught up with are
+// forgotten, and all that are absent where they are too many.
+//
+// Thread rule: one thread.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "common/ids.h"
+
+namespace alphecca::engine {
+
+using SequenceKey = StrongId<struct SequenceKeyTag, uint64_t>;  // unique within an engine
+
+class FairQueue {
+ public:
+  struct Place {
+    int32_t priority = 0;
+    uint64_t number = 0;  // by arrival
+    SequenceKey key;
+    // Falling priority, then arrival.
+    friend bool operator<(const Place& a, const Place& b) {
+      return a.priority != b.priority ? a.priority > b.priority : a.number < b.number;
+    }
+  };
+
+  // A sequence of the tenant is present, waiting or running, from Enter to Leave.
+  void Enter(const std::string& tenant, double weight);
+  void Leave(const std::string& tenant);
+  // The tenant got `tokens` tokens run.
+  void Charge(const std::string& tenant, int64_t tokens);
+
+  void Push(const std::string& tenant, const Place& place);
+  void Erase(const std::string& tenant, const Place& place);
+  // The next in turn of those that `passes` does not pass over.
+  std::optional<SequenceKey> Pick(const std::function<bool(SequenceKey)>& passes) const;
+  int size() const { return size_; }
+
+ private:
+  struct Tenant {
+    double served = 0.0;  // tokens / weight
+    double weight = 1.0;
+    int present = 0;
+    std::set<Place> waiting;
+  };
+
+  static constexpr size_t kMostRemembered = 4096;
+  // The least served of those present; where it last was, if none is.
+  double Floor();
+
+  std::map<std::string, Tenant> tenants_;
+  double floor_ = 0.0;
+  int size_ = 0;
+};
+
+}  // namespace alphecca::engine
