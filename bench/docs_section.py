@@ -2,6 +2,7 @@
 import re
 
 BEGIN, END = "<!-- bench-peer: written by make bench-peer -->", "<!-- bench-peer: end -->"
+CALM = 0.05  # of the CPUs, that others may take before it is told
 HEAD = ["| work | unit | ours | llama.cpp | ratio | bound | share of bound | notes | measured |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
 
@@ -20,6 +21,8 @@ def notes_of(result):
     for name, value in result.get("notes", {}).items():
         sides = [f"{'ours' if side == 'ours' else 'llama.cpp'} {shown(number)}" for side, number in value.items()]
         notes.append(f"{name}: {', '.join(sides)}")
+    if result.get("others", 0) > CALM:
+        notes.append(f"others took up to {100 * result['others']:.0f} % of the CPUs")
     return "; ".join(notes)
 
 

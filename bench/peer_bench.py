@@ -3,10 +3,11 @@
 
 Runs both sides in turn, a round each, at least five rounds (26B-A4B takes the longest: some 20 minutes), and prints a JSON line a row:
 
-  {"work", "unit", "ours", "peer", "ratio", "bound", "share_of_bound", ...}
+  {"work", "unit", "ours", "peer", "ratio", "bound", "share_of_bound", ..., "others"}
 
 ours, peer: medians over the rounds; ratio: the median of each round's; bound: what the machine allows (bench/roofline measures memory
-reads and int8 arithmetic, the model's file says bytes and operations, a traced run which of them are executed); null: there is none.
+reads and int8 arithmetic, the model's file says bytes and operations, a traced run which of them are executed); null: there is none; others: the largest share
+of the CPUs that other processes took during a round, which should be next to none.
 Then it rewrites its section of docs/benchmarks.md; rows that were not measured keep what stands there.
 
 PEERS is a folder with llama.cpp/build/bin and, if they are there, gemma3-270m.gguf, e2b-q4_0.gguf and 26b-a4b-q4_0.gguf. Without it
@@ -15,15 +16,18 @@ llama.cpp is downloaded (pinned) and built, and models that are missing are made
 A row that cannot be measured is named on stderr with the side that failed and why; the others go on, and the exit status is 1.
 """
 import argparse
+import contextlib
 import datetime
 import fnmatch
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 import docs_section
 import peer
@@ -42,7 +46,30 @@ def log(text):
 
 # ---- Rounds ------------------------------------------------------------------------------------------------------------------------
 
-def run_rounds(suite, wanted, rounds, with_peer):
+def cpu_seconds():
+    """(of the whole machine, stolen time included; of this process and the children that have ended)."""
+    with open("/proc/stat", encoding="ascii") as f:
+        user, nice, system, _, _, irq, softirq, steal = (int(v) / os.sysconf("SC_CLK_TCK") for v in f.readline().split()[1:9])
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return user + nice + system + irq + softirq + steal, sum(u.ru_utime + u.ru_stime for u in own)
+
+
+class Others:
+    """The largest share of the machine's CPUs that was busy with something else while a side was measured."""
+
+    def __init__(self):
+        self.share = 0.0
+
+    @contextlib.contextmanager
+    def watch(self):
+        (all_before, own_before), start = cpu_seconds(), time.perf_counter()
+        yield
+        all_after, own_after = cpu_seconds()
+        other = all_after - all_before - (own_after - own_before)
+        self.share = max(self.share, other / (os.cpu_count() * (time.perf_counter() - start)))
+
+
+def run_rounds(suite, wanted, rounds, with_peer, others):
     """(measures by side and row, why by row that failed). Both sides in each round; who begins changes."""
     sides = {"ours": suite.ours} | ({"peer": suite.peer} if with_peer else {})
     measures = {side: {row: [] for row in wanted} for side in sides}
@@ -50,10 +77,13 @@ def run_rounds(suite, wanted, rounds, with_peer):
     for i in range(rounds):
         for side in (list(sides) if i % 2 == 0 else reversed(list(sides))):
             still = [row for row in wanted if row not in failed]
-            try:
-                got = sides[side](still) if still else {}
-            except FAILURES as error:
-                got = {row: error for row in still}
+            if not still:
+                break
+            with others.watch():
+                try:
+                    got = sides[side](still)
+                except FAILURES as error:
+                    got = {row: error for row in still}
             for row, measure in got.items():
                 if isinstance(measure, BaseException):
                     failed[row] = f"{side}: {measure}"
@@ -101,13 +131,14 @@ def run_suite(suite, only, rounds, with_peer):
     wanted = [row for row in suite.rows if fnmatch.fnmatchcase(row.work, only)]
     if not wanted:
         return [], {}
-    measures, failed = run_rounds(suite, wanted, rounds, with_peer)
+    others = Others()
+    measures, failed = run_rounds(suite, wanted, rounds, with_peer, others)
     lines = []
     for row in wanted:
         if row in failed:
             continue
         try:
-            lines.append(result_line(row, measures, suite.bound(row)))
+            lines.append(result_line(row, measures, suite.bound(row)) | {"others": round(others.share, 2)})
         except FAILURES as error:
             failed[row] = f"bound: {error}"
     return lines, {row.work: why for row, why in failed.items()}
@@ -219,6 +250,8 @@ def measure(args, setting, every, order, with_peer):
     docs = args.docs or (None if args.quick else os.path.join(ROOT, "docs/benchmarks.md"))
     if docs and results:
         write_docs(docs, results, order, setting.machine)
+    if any(line["others"] > docs_section.CALM for line in results):
+        log("bench-peer: other processes were busy meanwhile: the figures are rough")
     missed = [line["work"] for line in results if line.get("met") is False]
     if missed:
         log(f"bench-peer: aims missed: {', '.join(missed)}")

@@ -21,6 +21,7 @@ sys.path.insert(0, os.path.join(ROOT, "bench"))
 import docs_section  # noqa: E402
 import load_generator as load  # noqa: E402
 import local_cluster  # noqa: E402
+import peer_bench  # noqa: E402
 import peer_rows  # noqa: E402
 import random_gguf  # noqa: E402
 from gguf_file import GgufFile  # noqa: E402
@@ -127,8 +128,9 @@ class Document(unittest.TestCase):
 
     def test_missed_aims_and_missing_values_are_shown(self):
         text = self.write(DOCUMENT, self.result("one", peer=None, ratio=None, bound=None, share_of_bound=None, unit="us", ours=212.4,
-                                                aim=150.0, met=False, notes={"p99 tpot, ms": {"ours": 31.0, "peer": 42.0}}))
-        self.assertIn("| one | µs | 212 |  |  |  |  | aim: at most 150, MISSED; p99 tpot, ms: ours 31, llama.cpp 42 | today |", text)
+                                                aim=150.0, met=False, notes={"p99 tpot, ms": {"ours": 31.0, "peer": 42.0}}, others=0.3))
+        self.assertIn("| one | µs | 212 |  |  |  |  | aim: at most 150, MISSED; p99 tpot, ms: ours 31, llama.cpp 42; "
+                      "others took up to 30 % of the CPUs | today |", text)
 
     def test_a_document_without_the_markers_is_refused(self):
         with self.assertRaisesRegex(ValueError, "no lines '<!-- bench-peer"):
@@ -254,6 +256,16 @@ class PeerLoad(unittest.TestCase):
         self.assertTrue(all(b["cache_prompt"] is False and b["ignore_eos"] and b["n_predict"] == 4 for b in FakeLlamaServer.seen))
 
 
+class Others(unittest.TestCase):
+    def test_work_of_a_child_is_our_own(self):
+        before = peer_bench.cpu_seconds()
+        burnt = float(subprocess.run([sys.executable, "-c", "import time\nsum(range(20_000_000))\nprint(time.process_time())"],
+                                     stdout=subprocess.PIPE, text=True, check=True).stdout)
+        machine, own = (b - a for a, b in zip(before, peer_bench.cpu_seconds()))
+        self.assertGreaterEqual(own, burnt)
+        self.assertGreaterEqual(machine, burnt - 0.05)  # counted in ticks
+
+
 class Rows(unittest.TestCase):
     """peer_bench.py as a whole."""
 
@@ -292,6 +304,7 @@ class Rows(unittest.TestCase):
             self.assertEqual(list(row)[:len(KEYS)], KEYS)
             self.assertGreaterEqual(row["ours"], 0, row)
             self.assertIsNone(row["peer"] or row["ratio"], row)
+            self.assertTrue(-0.1 < row["others"] <= 1.1, row)
             self.assertEqual(row["bound"] is None, row["share_of_bound"] is None)
             self.assertIn(f"\n| {row['work']} | ", self.document())
         by_work = {row["work"]: row for row in rows}
