@@ -196,6 +196,18 @@ class Load(unittest.TestCase):
         answers = load.closed_loop(load.HttpServer(f"127.0.0.1:{local_cluster.free_port()}"), [[2, 3]], 4, 1)
         self.assertEqual(load.summary(answers)["status"], {"INCOMPLETE": 1})
 
+    def test_a_stream_that_ends_too_early(self):
+        server = load.GrpcServer(self.cluster.address)
+        events = list(server.stub.Generate(server.pb.GenerateRequest(ids=server.pb.TokenIds(ids=[2, 500]),
+                                                                     options=server.pb.GenerationOptions(max_tokens=4))))
+
+        class Cut:
+            def Generate(self, *_, **__):
+                return iter(events[:-1])
+
+        server.stub = Cut()
+        self.assertEqual(server.ask([2, 500], 4).status, "INCOMPLETE")
+
     def test_the_command_says_what_failed(self):
         command = [sys.executable, os.path.join(ROOT, "bench/load_generator.py"), "--connect", self.cluster.address, "--requests", "3",
                    "--clients", "2", "--prompt", "8:16"]
