@@ -71,7 +71,7 @@ class Others:
 
 def run_rounds(suite, wanted, rounds, with_peer, others):
     """(measures by side and row, why by row that failed). Both sides in each round; who begins changes."""
-    sides = {"ours": suite.ours} | ({"peer": suite.peer} if with_peer else {})
+    sides = {"ours": suite.ours} | ({"peer": suite.peer} if with_peer and suite.has_peer else {})
     measures = {side: {row: [] for row in wanted} for side in sides}
     failed = {}
     for i in range(rounds):
@@ -126,9 +126,13 @@ def result_line(row, measures, bound):
     return line | ({"notes": more} if more else {})
 
 
+def matching(suite, only):
+    return [row for row in suite.rows if fnmatch.fnmatchcase(row.work, only)]
+
+
 def run_suite(suite, only, rounds, with_peer):
     """(result lines, why by work that has none) of the rows whose names match."""
-    wanted = [row for row in suite.rows if fnmatch.fnmatchcase(row.work, only)]
+    wanted = matching(suite, only)
     if not wanted:
         return [], {}
     others = Others()
@@ -233,6 +237,7 @@ def main():
 
 def measure(args, setting, every, order, with_peer):
     failed, results = [], []
+    with_peer = with_peer and any(suite.has_peer and matching(suite, args.only) for suite in every)
     try:
         measure_machine(setting, args.quick)
         setting.peer = peer.Peer(peer.programs(args.peers), args.threads) if with_peer else None

@@ -158,6 +158,7 @@ def attempt(measure):
 
 class Suite:
     rows = ()
+    has_peer = True  # llama.cpp can do the same
 
     def __init__(self, setting):
         self.setting = setting
@@ -167,7 +168,6 @@ class Suite:
         raise NotImplementedError
 
     def peer(self, wanted):
-        """Nothing: the row is ours alone."""
         return {}
 
     def bound(self, row):
@@ -322,6 +322,7 @@ def search(holds, start, step, least, most):
 class Prefix(Suite):
     """A second request with the prefix of the first: how much of the first token's wait is left."""
     model = "e2b"
+    has_peer = False
     rows = (Row("prefix 2048 ttft", "share of cold", digits=3),)
 
     def ours(self, wanted):
@@ -337,6 +338,7 @@ class Prefix(Suite):
 
 class StepOverhead(Suite):
     """A step of a real engine over a backend that computes nothing."""
+    has_peer = False
     rows = (Row("step overhead 256 sequences", "us", digits=1, at_most=150.0),)
 
     def ours(self, wanted):
@@ -347,6 +349,7 @@ class StepOverhead(Suite):
 
 class FollowerGap(Suite):
     """What a follower's rank waits between two steps: a request's time less the time its steps took there."""
+    has_peer = False
     rows = (Row("tp2 follower idle gap", "us", digits=1, at_most=200.0),)
 
     def ours(self, wanted):
