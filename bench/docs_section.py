@@ -27,7 +27,7 @@ def notes_of(result):
 
 
 def table_row(result, measured):
-    cells = [result["work"], result["unit"].replace("us", "µs") if result["unit"] == "us" else result["unit"]]
+    cells = [result["work"], result["unit"]]
     cells += [shown(result[k]) for k in ("ours", "peer", "ratio", "bound")]
     cells += [f"{100 * result['share_of_bound']:.0f} %" if result["share_of_bound"] is not None else "", notes_of(result), measured]
     return f"| {' | '.join(cells)} |"

@@ -339,7 +339,7 @@ class Prefix(Suite):
 class StepOverhead(Suite):
     """A step of a real engine over a backend that computes nothing."""
     has_peer = False
-    rows = (Row("step overhead 256 sequences", "us", digits=1, at_most=150.0),)
+    rows = (Row("step overhead 256 sequences", "µs", digits=1, at_most=150.0),)
 
     def ours(self, wanted):
         line, = self.setting.program("step_bench", "--sequences", str(self.sizes.overhead_sequences), "--steps",
@@ -350,7 +350,7 @@ class StepOverhead(Suite):
 class FollowerGap(Suite):
     """What a follower's rank waits between two steps: a request's time less the time its steps took there."""
     has_peer = False
-    rows = (Row("tp2 follower idle gap", "us", digits=1, at_most=200.0),)
+    rows = (Row("tp2 follower idle gap", "µs", digits=1, at_most=200.0),)
 
     def ours(self, wanted):
         with self.setting.ours(os.path.join(ROOT, "models/tiny-dense"), 1024, tp=2) as (cluster, server):
@@ -362,7 +362,7 @@ class FollowerGap(Suite):
             steps = follower.metric("alphecca_worker_steps_total") - before[1]
             in_steps = follower.metric("alphecca_worker_step_seconds_sum") - before[0]
         idle = answer.arrivals[-1][0] - answer.due - in_steps
-        return {self.rows[0]: Measure(1e6 * idle / steps, notes={"us in a step": 1e6 * in_steps / steps})}
+        return {self.rows[0]: Measure(1e6 * idle / steps, notes={"µs in a step": 1e6 * in_steps / steps})}
 
 
 def suites(setting):
