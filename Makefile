@@ -5,7 +5,7 @@ JOBS ?= $(shell nproc)
 MODEL ?= tiny-moe
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build up test lint format bench sanitize clean
+.PHONY: help deps build up test lint format bench bench-peer sanitize clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -43,6 +43,9 @@ format: ## Rewrite sources in the project's format
 
 bench: build ## Micro-benchmarks of kernels and collectives
 	@for b in $(BUILD)/bin/*_bench; do $$b; done
+
+bench-peer: build ## Beside llama.cpp on the same files: make bench-peer [PEERS=dir of peer and files] [ONLY=row or glob]
+	@.venv/bin/python bench/peer_bench.py $(if $(PEERS),--peers "$(PEERS)") $(if $(ONLY),--only "$(ONLY)")
 
 clean: ## Remove all build folders
 	@rm -rf build

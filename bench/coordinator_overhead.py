@@ -14,23 +14,12 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 
+from load_generator import stubs
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def stubs():
-    """The generated client, in a temporary folder."""
-    from grpc_tools import protoc
-    out = tempfile.mkdtemp()
-    protos = [f"alphecca/v1/{n}.proto" for n in ("types", "inference")]
-    if protoc.main(["protoc", f"-I{ROOT}/proto", f"--python_out={out}", f"--grpc_python_out={out}", *protos]) != 0:
-        raise RuntimeError("protoc failed")
-    sys.path.insert(0, out)
-    from alphecca.v1 import inference_pb2, inference_pb2_grpc
-    return inference_pb2, inference_pb2_grpc
 
 
 def step_seconds(metrics):
@@ -45,7 +34,7 @@ def main():
     p.add_argument("--requests", type=int, default=300)
     args = p.parse_args()
     import grpc
-    pb, pb_grpc = stubs()
+    pb, pb_grpc, _ = stubs()
     up = subprocess.Popen([args.bin, "up", "--model", "tiny-draft", "--tp", "1", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"],
                           stdout=subprocess.PIPE, text=True)
     try:

@@ -21,6 +21,7 @@ import statistics
 import subprocess
 
 from local_cluster import BIN, GIB, Cluster, await_port, free_port
+from peer import Peer
 
 PROMPT, OUT, LONG = 128, 32, 512
 
@@ -55,11 +56,8 @@ def ours(args, ranks, decode):
         return result
 
 
-def llama_bench(args, flags):
-    out = subprocess.run([os.path.join(args.peer, "llama-bench"), "-m", args.model, "-r", str(args.repeat), "-o", "json",
-                          "-p", str(LONG), "-n", str(OUT), *flags], capture_output=True, text=True, check=True).stdout
-    rows = json.loads(out)
-    return {("prefill" if row["n_prompt"] else "decode"): [row["avg_ts"]] for row in rows}
+def llama_bench(args, threads, *flags):
+    return {what: [rate] for what, rate in Peer(args.peer, threads).bench(args.model, LONG, OUT, *flags, repeat=args.repeat).items()}
 
 
 def peer_two_processes(args):
@@ -70,7 +68,7 @@ def peer_two_processes(args):
     try:
         for port in ports:
             await_port(port)
-        return llama_bench(args, ["-t", "1", "-ngl", "99", "--rpc", ",".join(f"127.0.0.1:{port}" for port in ports)])
+        return llama_bench(args, 1, "-ngl", "99", "--rpc", ",".join(f"127.0.0.1:{port}" for port in ports))
     finally:
         for process in servers:
             process.terminate()
@@ -89,7 +87,7 @@ def main():
     args = p.parse_args()
     sides = {"ours, two ranks": lambda: ours(args, 2, True), "ours, one rank": lambda: ours(args, 1, False)}
     if args.peer:
-        sides |= {"peer, one process": lambda: llama_bench(args, ["-t", "2"]), "peer, two processes": lambda: peer_two_processes(args)}
+        sides |= {"peer, one process": lambda: llama_bench(args, 2), "peer, two processes": lambda: peer_two_processes(args)}
     rates = {}
     for _ in range(args.rounds):
         for side, run in sides.items():

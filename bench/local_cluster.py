@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 
@@ -31,12 +32,36 @@ def await_port(port, seconds=30):
             time.sleep(0.05)
 
 
+def metric(address, name):
+    """Sum of a metric over its labels, of the process whose monitoring port this is."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as r:
+        lines = r.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{| )", line))
+
+
+class Failure(SystemExit):
+    """Something could not be measured. Ends a script with its message, unless caught."""
+
+
+def started(process, command, log):
+    """The addresses in a process's first line on stdout."""
+    line = process.stdout.readline()
+    if not line.strip():
+        raise Failure(f"{os.path.basename(command[0])} ended with status {process.wait()}: {tail(log)}")
+    return json.loads(line)
+
+
+def tail(log, characters=1500):
+    log.seek(0)
+    return log.read()[-characters:].strip()
+
+
 class Worker:
-    def __init__(self, binary, coordinator, threads):
-        self.process = subprocess.Popen(
-            [binary, "--coordinator", coordinator, "--threads", str(threads), "--metrics", "127.0.0.1:0"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.metrics_address = json.loads(self.process.stdout.readline())["metrics"]
+    def __init__(self, binary, coordinator, threads, flags=()):
+        command = [binary, "--coordinator", coordinator, "--threads", str(threads), "--metrics", "127.0.0.1:0", *flags]
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.metrics_address = started(self.process, command, self.log)["metrics"]
 
     def smaps(self, field):
         """Bytes: Pss or Rss."""
@@ -53,24 +78,27 @@ class Worker:
             return int(re.search(r"^read_bytes: (\d+)", f.read(), re.M).group(1))
 
     def metric(self, name):
-        """Sum of a metric over its labels."""
-        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=30) as r:
-            lines = r.read().decode().splitlines()
-        values = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{| )", line)]
-        return sum(values)
+        return metric(self.metrics_address, name)
 
 
 class Cluster:
     """One model on as many workers as its split has ranks. Use in a with statement."""
 
-    def __init__(self, model, tp=1, ep=0, threads=0, flags=(), binaries=BIN):
+    def __init__(self, model, tp=1, ep=0, threads=0, flags=(), worker_flags=(), binaries=BIN):
         self.bin = binaries
         ranks = max(tp, ep or 1)
         threads = threads or max(1, os.cpu_count() // ranks)
         self.address = f"127.0.0.1:{free_port()}"
         self.coordinator = None
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.workers = []
         # Workers look for a coordinator until there is one: so they can be measured before it starts.
-        self.workers = [Worker(f"{self.bin}/alphecca-worker", self.address, threads) for _ in range(ranks)]
+        try:
+            for _ in range(ranks):
+                self.workers.append(Worker(f"{self.bin}/alphecca-worker", self.address, threads, worker_flags))
+        except BaseException:
+            self.__exit__()
+            raise
         self.command = [f"{self.bin}/alphecca-coordinator", "--listen", self.address, "--metrics", "127.0.0.1:0",
                         "--model", f"m={model}", "--tp", str(tp), "--ep", str(ep), *flags]
 
@@ -83,23 +111,31 @@ class Cluster:
             process.terminate()
         for process in processes:
             process.wait()
+            process.stdout.close()
+        for log in [self.log, *(w.log for w in self.workers)]:
+            log.close()
 
     def start(self):
         """Seconds from the coordinator's start until the model is ready."""
         began = time.monotonic()
-        self.coordinator = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.coordinator.stdout.readline()
+        self.coordinator = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.metrics_address = started(self.coordinator, self.command, self.log)["metrics"]
         while True:
             group = self.status()["models"][0]["groups"][0]
             if group["state"] == "ready":
                 return time.monotonic() - began
             if group["state"] == "failed":
-                raise SystemExit(f"{self.command}: {group['message']}")
+                raise Failure(f"{self.command}: {group['message']}")
+            for worker in self.workers:
+                if worker.process.poll() is not None:
+                    raise Failure(f"a worker ended with status {worker.process.returncode}: {tail(worker.log)}")
             time.sleep(0.1)
 
     def status(self):
         out = subprocess.run([f"{self.bin}/alphecca", "status", "--connect", self.address, "--json"], capture_output=True,
-                             text=True, check=True)
+                             text=True)
+        if out.returncode != 0:
+            raise Failure(f"alphecca status: {out.stderr.strip()}")
         return json.loads(out.stdout)
 
     def generate(self, prompt_ids, tokens):
@@ -113,5 +149,5 @@ class Cluster:
                                  stdout=subprocess.PIPE, text=True) for ids in prompts]
         answers = [ask.communicate()[0] for ask in asks]
         if any(ask.returncode != 0 for ask in asks):
-            raise SystemExit(f"generate failed: {answers}")
+            raise Failure(f"generate failed: {answers}")
         return [json.loads(answer.strip().splitlines()[-1]) for answer in answers]

@@ -4,3 +4,10 @@ foreach(name hub_test cli_test plan_test real_model_test)
                                 "$<TARGET_FILE_DIR:alphecca>" "${PROJECT_SOURCE_DIR}")
   set_tests_properties(${name} PROPERTIES LABELS integration TIMEOUT 300)
 endforeach()
+
+# The benchmark programs on tiny models: their counting, output and failures.
+if(TARGET step_bench)
+  add_test(NAME bench_test COMMAND "${PROJECT_SOURCE_DIR}/.venv/bin/python" "${CMAKE_CURRENT_SOURCE_DIR}/bench_test.py"
+                                   "$<TARGET_FILE_DIR:step_bench>" "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(bench_test PROPERTIES LABELS integration TIMEOUT 400)
+endif()

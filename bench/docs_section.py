@@ -1,0 +1,65 @@
+"""The part of docs/benchmarks.md that the peer benchmark writes: between two markers; what stands around them stays."""
+import re
+
+BEGIN, END = "<!-- bench-peer: written by make bench-peer -->", "<!-- bench-peer: end -->"
+CALM = 0.05  # of the CPUs, that others may take before it is told
+HEAD = ["| work | unit | ours | llama.cpp | ratio | bound | share of bound | notes | measured |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+
+
+def shown(value):
+    if value is None:
+        return ""
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def notes_of(result):
+    """All that a result has beside the columns."""
+    notes = []
+    if "aim" in result:
+        notes.append(f"aim: at most {shown(result['aim'])}, {'met' if result['met'] else 'MISSED'}")
+    for name, value in result.get("notes", {}).items():
+        sides = [f"{'ours' if side == 'ours' else 'llama.cpp'} {shown(number)}" for side, number in value.items()]
+        notes.append(f"{name}: {', '.join(sides)}")
+    if result.get("others", 0) > CALM:
+        notes.append(f"others took up to {100 * result['others']:.0f} % of the CPUs")
+    return "; ".join(notes)
+
+
+def table_row(result, measured):
+    cells = [result["work"], result["unit"]]
+    cells += [shown(result[k]) for k in ("ours", "peer", "ratio", "bound")]
+    cells += [f"{100 * result['share_of_bound']:.0f} %" if result["share_of_bound"] is not None else "", notes_of(result), measured]
+    return f"| {' | '.join(cells)} |"
+
+
+def behind(rows):
+    """The rows whose ratio is below 1, in words."""
+    slow = []
+    for row in rows:
+        cells = [c.strip() for c in row.strip("| ").split("|")]
+        if cells[4] and float(cells[4]) < 1:
+            slow.append(f"{cells[0]} ({cells[4]})")
+    return f"Behind llama.cpp: {', '.join(slow)}." if slow else "No row is behind llama.cpp."
+
+
+def rewrite(text, results, order, machine, measured):
+    """The document with the rows of `results` replaced or added. `machine` is one line; rows that another machine measured go.
+
+    order: all works, in the order of the table. ValueError: the document has no markers.
+    """
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise ValueError(f"no lines {BEGIN!r} and {END!r}")
+    old = rest[:len(rest) - len(after) - len(END)]
+    rows = {}
+    if f"Machine: {machine['name']};" in old:
+        for line in old.splitlines():
+            work = re.match(r"\| ([^|]+) \|", line)
+            if work and work.group(1) in order:
+                rows[work.group(1)] = line
+    rows |= {result["work"]: table_row(result, measured) for result in results}
+    lines = [rows[work] for work in order if work in rows]
+    body = [BEGIN, "", f"Machine: {machine['name']}; {machine['rates']}.", "", *HEAD, *lines, "", behind(lines), "", END]
+    return before + "\n".join(body) + after
