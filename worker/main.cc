@@ -43,6 +43,9 @@ struct Flags {
   std::string metrics = "127.0.0.1:0";
   std::string kernels = "cpu";
   std::string trace;
+  double step_ms = 250;
+  int max_waiting = 1024;
+  bool no_prefix_cache = false;
   double drain_seconds = 5;
 };
 
@@ -73,6 +76,13 @@ void AddOptions(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--kernels", flags.kernels, "cpu: fast; ref: the slow yardstick")->capture_default_str();
   app.add_option("--trace", flags.trace, "write a timeline of ops and collectives to this file (Chrome trace form)");
+  app.add_option("--step-ms", flags.step_ms,
+                 "milliseconds that a step may take while some sequences decode and others' prompts are read: the "
+                 "longest wait for a next token that prompts should cause")
+      ->capture_default_str();
+  app.add_option("--max-waiting", flags.max_waiting, "sequences that may queue; further ones are refused")
+      ->capture_default_str();
+  app.add_flag("--no-prefix-cache", flags.no_prefix_cache, "compute every prompt from its beginning");
   app.add_option("--drain", flags.drain_seconds, "seconds that running sequences may still take after SIGTERM")
       ->capture_default_str();
   app.set_version_flag("--version", BuildVersion());
@@ -91,6 +101,15 @@ absl::StatusOr<DeviceOptions> MakeDevice(const Flags& flags) {
     device.memory_bytes = AvailableMemoryBytes() / 10 * 9;
     device.max_kv_bytes = kDefaultKvBytes;
   }
+  if (!(flags.step_ms >= 1 && flags.step_ms <= 60000)) {
+    return absl::InvalidArgumentError(absl::StrCat("--step-ms ", flags.step_ms, " must be 1 to 60000"));
+  }
+  if (flags.max_waiting < 1 || flags.max_waiting > 1 << 20) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-waiting ", flags.max_waiting, " must be 1 to ", 1 << 20));
+  }
+  device.step_time = absl::Milliseconds(flags.step_ms);
+  device.max_waiting = flags.max_waiting;
+  device.prefix_cache = !flags.no_prefix_cache;
   RETURN_IF_ERROR(device.Validate());
   return device;
 }

@@ -82,6 +82,85 @@ TEST_P(EngineEquivalence, ChunkedPromptsGiveWhatWholeOnesGive) {
   }
 }
 
+// Each request once, then each again, which finds its prompt in the cache, and one that goes on from another's answer.
+std::vector<SequenceRequest> Repeated(const Answers& answers) {
+  std::vector<SequenceRequest> requests = Mixture();
+  for (SequenceRequest& request : requests) {
+    request.prompt_logprobs = -1;  // would make it compute its prompt
+  }
+  for (size_t i = 0; i < 4; ++i) {
+    requests.push_back(requests[i]);
+    requests.back().id = SequenceId(11 + i);
+  }
+  SequenceRequest next = requests[2];
+  next.id = SequenceId(20);
+  next.prompt.insert(next.prompt.end(), answers.at(3).ids.begin(), answers.at(3).ids.end());
+  next.max_tokens = 8;
+  requests.push_back(next);
+  return requests;
+}
+
+void ExpectCacheChangesNothing(const RunOptions& options, const Answers& fresh) {
+  const auto checkpoint = OpenModel(options.model);
+  const auto group = MakeGroup(*checkpoint, options);
+  ASSERT_NE(group, nullptr);
+  const std::vector<SequenceRequest> requests = Repeated(fresh);
+  EngineCounts counts;
+  const Answers cached = RunAll(*group, options.step_tokens, 1, requests, true, &counts);
+  EXPECT_GT(cached.at(12).cached_tokens, 64);
+  EXPECT_GT(cached.at(20).cached_tokens, 33) << "nothing of the answer was found";
+  for (uint64_t id = 1; id <= 4; ++id) {
+    SCOPED_TRACE(id);
+    ExpectSameBits(cached.at(10 + id), cached.at(id));
+    EXPECT_EQ(cached.at(id).ids, fresh.at(id).ids);
+  }
+  const Answers alone = RunAll(*group, options.step_tokens, 2, {requests.back()});
+  EXPECT_EQ(alone.at(20).cached_tokens, 0);
+  ExpectSameBits(cached.at(20), alone.at(20));
+}
+
+TEST_P(EngineEquivalence, FromThePrefixCacheTheAnswerIsTheSame) {
+  ExpectCacheChangesNothing(Options(), Baseline());
+}
+
+TEST_P(EngineEquivalence, GivingWayChangesNothing) {
+  RunOptions options = Options();
+  options.full_blocks = 16;  // the eight below want 40 in the end
+  const auto checkpoint = OpenModel(GetParam());
+  const auto tight = MakeGroup(*checkpoint, options);
+  ASSERT_NE(tight, nullptr);
+  std::vector<SequenceRequest> requests = Mixture();
+  for (size_t i = 0; i < 4; ++i) {
+    requests.push_back(MakeRequest(5 + i, MakePrompt(30 + static_cast<int>(i), static_cast<int32_t>(i) + 10), 60));
+  }
+  EngineCounts counts;
+  const Answers answers = RunAll(*tight, 256, 1, requests, false, &counts);
+  EXPECT_GT(counts.preemptions, 0);
+  options.full_blocks = 0;
+  const Answers roomy = RunFresh(options, requests);
+  for (const auto& [id, heard] : roomy) {
+    SCOPED_TRACE(id);
+    ExpectSameBits(heard, answers.at(id));
+  }
+}
+
+TEST_P(EngineEquivalence, SamplesThatShareTheirPromptGiveWhatEachGivesAlone) {
+  std::vector<SequenceRequest> samples;
+  for (int32_t sample = 0; sample < 4; ++sample) {
+    samples.push_back(MakeRequest(static_cast<uint64_t>(sample) + 1, MakePrompt(75, 4), 12));
+    SampleWith(samples.back(), 42, 1.0F, 0, 1.0F);
+    samples.back().sampling.sample = sample;
+    samples.back().logprobs = 2;
+  }
+  const Answers together = RunFresh(Options(), samples);
+  EXPECT_EQ(together.at(4).cached_tokens, 74);
+  for (const SequenceRequest& request : samples) {
+    SCOPED_TRACE(request.id.value);
+    const Answers alone = RunFresh(Options(), {request});
+    ExpectSameBits(together.at(request.id.value), alone.at(request.id.value));
+  }
+}
+
 TEST_P(EngineEquivalence, TwoRanksGiveWhatOneGives) {
   RunOptions options = Options();
   options.kv_type = kernels::DType::kF32;
@@ -190,6 +269,10 @@ TEST_P(WideEquivalence, NeitherOwnerNorNeighboursNorChunksChangeABit) {
       ExpectSameBits(cut.at(request.id.value), together.at(request.id.value));
     }
   }
+}
+
+TEST_P(WideEquivalence, FromThePrefixCacheTheAnswerIsTheSame) {
+  ExpectCacheChangesNothing(Options(false), RunFresh(Options(false), Mixture()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, WideEquivalence, ::testing::Values(2, 3));

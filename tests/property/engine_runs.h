@@ -28,6 +28,7 @@ struct RunOptions {
   int64_t step_tokens = 256;
   int max_sequences = 8;
   int block_tokens = 16;
+  int64_t full_blocks = 0;  // 0: as many as sequences may want
   kernels::DType kv_type = kernels::DType::kBF16;
 };
 
@@ -50,6 +51,7 @@ inline std::unique_ptr<LocalGroup> MakeGroup(const model::Checkpoint& checkpoint
   group.shard.max_sequences = options.max_sequences;
   group.shard.max_rows = 256;
   group.shard.block_tokens = options.block_tokens;
+  group.shard.full_blocks = options.full_blocks;
   group.shard.kv_type = options.kv_type;
   auto made = LocalGroup::Create(checkpoint, group);
   if (!made.ok()) {
@@ -61,9 +63,11 @@ inline std::unique_ptr<LocalGroup> MakeGroup(const model::Checkpoint& checkpoint
 
 using Answers = std::map<uint64_t, RecordingSink::Heard>;
 
-// Opens all requests at once on an engine of its own, and waits for their ends.
+// Opens the requests on an engine of its own, all at once or each when the one before has ended, and waits for their
+// ends.
 inline Answers RunAll(LocalGroup& group, int64_t step_tokens, uint64_t epoch,
-                      const std::vector<SequenceRequest>& requests) {
+                      const std::vector<SequenceRequest>& requests, bool in_turn = false,
+                      EngineCounts* counts = nullptr) {
   Answers answers;
   auto engine = Engine::Create({.epoch = Epoch(epoch), .step_tokens = step_tokens}, group.runner(0), group.followers());
   if (!engine.ok()) {
@@ -78,10 +82,16 @@ inline Answers RunAll(LocalGroup& group, int64_t step_tokens, uint64_t epoch,
     if (status.ok()) {
       opened.push_back(request.id.value);
     }
+    if (in_turn && status.ok()) {
+      sink->AwaitEnd(request.id.value);
+    }
   }
   for (const uint64_t id : opened) {
     answers[id] = sink->AwaitEnd(id);
     EXPECT_TRUE(answers[id].error.ok()) << answers[id].error;
+  }
+  if (counts != nullptr) {
+    *counts = (*engine)->counts();
   }
   return answers;
 }

@@ -35,6 +35,13 @@ WorkerMetrics::WorkerMetrics(MetricsRegistry& registry)
       registry_(registry),
       running_(registry.AddGauge("alphecca_worker_running_sequences", "Sequences in the running batch (leader).")),
       waiting_(registry.AddGauge("alphecca_worker_waiting_sequences", "Sequences in the queue (leader).")),
+      preemptions_(registry.AddCounter("alphecca_worker_preemptions_total",
+                                       "Sequences that gave their KV blocks back to others and began again (leader).")),
+      prefix_tokens_(registry.AddCounter("alphecca_worker_prefix_tokens_total",
+                                         "Tokens of sequences that joined the batch, looked up in the prefix cache "
+                                         "(leader).")),
+      prefix_hit_tokens_(registry.AddCounter("alphecca_worker_prefix_hit_tokens_total",
+                                             "Of them, tokens whose KV was there (leader).")),
       weight_bytes_(registry.AddGauge("alphecca_worker_weight_bytes", "Weights resident on this rank, bytes.")),
       kv_bytes_(registry.AddGauge("alphecca_worker_kv_bytes", "Memory of the KV pools of this rank, bytes.")) {
   const std::array<const char*, 4> names = {"all_reduce", "all_gather", "all_to_all", "barrier"};
@@ -51,6 +58,9 @@ WorkerMetrics::WorkerMetrics(MetricsRegistry& registry)
   for (size_t i = 0; i < pools.size(); ++i) {
     kv_used_[i] = &registry.AddGauge("alphecca_worker_kv_blocks_used", "KV blocks in use, by pool (leader).",
                                      {{"pool", pools[i]}});
+    kv_idle_[i] =
+        &registry.AddGauge("alphecca_worker_kv_blocks_idle",
+                           "KV blocks that only the prefix cache keeps, by pool (leader).", {{"pool", pools[i]}});
     kv_capacity_[i] =
         &registry.AddGauge("alphecca_worker_kv_blocks_capacity", "KV blocks there are, by pool.", {{"pool", pools[i]}});
   }
@@ -76,6 +86,15 @@ void WorkerMetrics::SetCounts(const engine::EngineCounts& counts) {
   waiting_.Set(counts.waiting);
   kv_used_[0]->Set(static_cast<double>(counts.full_blocks_used));
   kv_used_[1]->Set(static_cast<double>(counts.sliding_blocks_used));
+  kv_idle_[0]->Set(static_cast<double>(counts.full_blocks_idle));
+  kv_idle_[1]->Set(static_cast<double>(counts.sliding_blocks_idle));
+  if (counts.steps < counted_.steps) {
+    counted_ = {};  // another engine, which counts from 0
+  }
+  preemptions_.Increment(static_cast<double>(counts.preemptions - counted_.preemptions));
+  prefix_tokens_.Increment(static_cast<double>(counts.prompt_tokens - counted_.prompt_tokens));
+  prefix_hit_tokens_.Increment(static_cast<double>(counts.cached_tokens - counted_.cached_tokens));
+  counted_ = counts;
 }
 
 void WorkerMetrics::SetExpertLoad(const forward::ExpertLoad& load, const forward::ExpertLoad& before) {

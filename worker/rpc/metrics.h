@@ -51,6 +51,11 @@ class WorkerMetrics {
   Gauge& waiting_;
   std::array<Gauge*, 2> kv_used_{};      // by kernels::PoolKind
   std::array<Gauge*, 2> kv_capacity_{};  // likewise
+  std::array<Gauge*, 2> kv_idle_{};      // likewise
+  engine::EngineCounts counted_;         // what the counters below hold of the engine that runs
+  Counter& preemptions_;
+  Counter& prefix_tokens_;
+  Counter& prefix_hit_tokens_;
   Gauge& weight_bytes_;
   Gauge& kv_bytes_;
 };

@@ -217,6 +217,10 @@ absl::Status ShardHost::Lead(LoadedShard& shard) {
   engine::EngineOptions options;
   options.epoch = assignment_.epoch;
   options.step_tokens = runner.limits().max_rows;
+  options.step_time = device_.step_time;
+  options.max_waiting = device_.max_waiting;
+  options.prefix_cache = device_.prefix_cache;
+  options.revision = shard.checkpoint->Revision();
   options.on_admitted = [this](absl::Duration queued) {
     metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(queued));
   };

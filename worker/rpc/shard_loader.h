@@ -33,6 +33,10 @@ struct DeviceOptions {
   forward::TraceFile* trace = nullptr;
   // How long ranks wait for one another to connect, and to load.
   absl::Duration connect_timeout = absl::Seconds(60);
+  // Of the engine, where this worker leads: see engine::EngineOptions.
+  absl::Duration step_time = absl::Milliseconds(250);
+  int max_waiting = 1024;
+  bool prefix_cache = true;
   absl::Duration load_timeout = absl::Minutes(30);
 
   absl::Status Validate() const;

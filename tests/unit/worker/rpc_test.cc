@@ -349,6 +349,8 @@ class FakeEngine : public engine::Engine {
   void Cancel(const std::shared_ptr<engine::TokenSink>&, SequenceId id) override { cancelled.push_back(id.value); }
   void Credit(const std::shared_ptr<engine::TokenSink>&, SequenceId, int32_t tokens) override { credit += tokens; }
   void Detach(const std::shared_ptr<engine::TokenSink>&) override { ++detached; }
+  void Watch(std::shared_ptr<engine::BlockWatcher>) override {}
+  void Unwatch(const std::shared_ptr<engine::BlockWatcher>&) override {}
   engine::EngineCounts counts() const override { return {.running = static_cast<int>(sinks.size())}; }
   void Stop(const absl::Status& reason) override {
     for (const auto& [sink, id] : sinks) {
