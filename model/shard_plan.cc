@@ -131,6 +131,10 @@ absl::StatusOr<ExpertMode> ParseExpertMode(std::string_view name) {
   return absl::InvalidArgumentError(Text("expert mode \"", name, "\": want fused or wide"));
 }
 
+int DefaultEp(const ModelConfig& config, int tp) {
+  return config.experts > 0 ? tp : 1;
+}
+
 absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, const Sharding& sharding, int64_t column_unit) {
   RETURN_IF_ERROR(config.Validate());
   RETURN_IF_ERROR(CheckDegrees(config, sharding, column_unit));
