@@ -105,7 +105,7 @@ TEST(ExpertReplicasTest, EvenLoadsGetCopiesToo) {
 }
 
 TEST(ExpertReplicasTest, EveryExpertAloneOnItsRank) {
-  // A rank looks at the pairs of one rank's experts and all ranks; at all pairs this would take many minutes.
+  // To try all pairs of ranks and experts for each copy would take minutes, past this test's time-out.
   const ModelConfig config = *PublishedConfig(Published::k26B);
   std::mt19937 random(6);
   ExpertRows rows(config.layers.size());
@@ -114,10 +114,10 @@ TEST(ExpertReplicasTest, EveryExpertAloneOnItsRank) {
       layer.push_back(1000 / (1 + random() % 100));
     }
   }
-  const auto replicas = PlaceReplicas(config, rows, config.experts, 8);
+  const auto replicas = PlaceReplicas(config, rows, config.experts, 32);
   ASSERT_TRUE(replicas.ok()) << replicas.status();
-  ExpectPlan(config, *replicas, config.experts, 8);
-  EXPECT_LT(BusiestOverMean(config, rows, *replicas, config.experts), 1.5);
+  ExpectPlan(config, *replicas, config.experts, 32);
+  EXPECT_LT(BusiestOverMean(config, rows, *replicas, config.experts), 2);
   EXPECT_GT(BusiestOverMean(config, rows, {}, config.experts), 5);
 }
 
