@@ -1,8 +1,10 @@
 #include "cli/commands.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
@@ -26,20 +28,25 @@ int Fail(const absl::Status& status) {
   return ExitStatus(status);
 }
 
-void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int tp) {
+void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int ranks) {
   LocalClusterOptions& o = flags.options;
-  o.tp = tp;
+  o.tp = 0;
+  flags.ranks = ranks;
   command
       .add_option("-m,--model", flags.model,
                   "A known name, a checkpoint directory, a .gguf file, or hf:org/repo[@revision]")
       ->capture_default_str();
-  command.add_option("--tp", o.tp, "Ranks that share attention, MLPs and vocabulary (tensor parallelism)")
+  command.add_option("--tp", o.tp, "Ranks that share attention, MLPs and vocabulary (tensor parallelism); wide: 1")
       ->check(CLI::Range(1, 64))
-      ->capture_default_str();
-  command.add_option("--ep", o.ep, "Sets that the experts of an MoE model form (expert parallelism); 0: as --tp")
+      ->default_str(absl::StrCat(ranks));
+  command
+      .add_option("--ep", o.ep,
+                  "Sets that the experts of an MoE model form (expert parallelism); 0: as --tp; wide: at least 2")
       ->check(CLI::Range(0, 64))
-      ->capture_default_str();
-  command.add_option("--expert-mode", o.expert_mode, "fused, or wide (--tp 1): each rank has its own sequences")
+      ->default_str("0");
+  command
+      .add_option("--expert-mode", o.expert_mode,
+                  "fused, or wide: each of --ep ranks has its own sequences, and rows travel to the experts")
       ->check(CLI::IsMember({"fused", "wide"}));
   command.add_option("--expert-load", o.expert_load,
                      "A recorded load (perplexity --record-experts), for --hot-experts");
@@ -65,7 +72,15 @@ void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int tp) {
       ->type_name("PREFIX");
 }
 
-absl::Status ResolveClusterModel(ClusterFlags& flags) {
+absl::Status ResolveClusterFlags(ClusterFlags& flags) {
+  LocalClusterOptions& o = flags.options;
+  const bool wide = o.expert_mode == "wide";
+  if (o.tp == 0) {
+    o.tp = wide ? 1 : flags.ranks;
+  }
+  if (wide && o.ep == 0) {
+    o.ep = std::max(2, flags.ranks);
+  }
   ASSIGN_OR_RETURN(flags.options.model, ResolveModel(flags.model, DownloadProgress()));
   return absl::OkStatus();
 }
@@ -78,7 +93,7 @@ absl::StatusOr<Session> OpenSession(ClusterFlags& flags, bool quiet) {
     // The model's name there; an empty one stands for the only model served.
     session.model = flags.model;
   } else {
-    RETURN_IF_ERROR(ResolveClusterModel(flags));
+    RETURN_IF_ERROR(ResolveClusterFlags(flags));
     flags.options.quiet = quiet;
     ASSIGN_OR_RETURN(session.own, LocalCluster::Start(flags.options, absl::Minutes(30)));
     session.model = flags.options.model.name;

@@ -32,12 +32,13 @@ int Fail(const absl::Status& status);
 struct ClusterFlags {
   std::string model = "tiny-moe";
   std::string connect;  // empty: start one
+  int ranks = 1;        // where no degree is given
   LocalClusterOptions options;
 };
-// `tp`: its default.
-void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int tp);
-// Resolves the model, with download progress.
-absl::Status ResolveClusterModel(ClusterFlags& flags);
+// `ranks`: of a group, where no degree is given.
+void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int ranks);
+// Chooses degrees that are not given and resolves the model, with download progress.
+absl::Status ResolveClusterFlags(ClusterFlags& flags);
 
 // A running cluster, own or connected to, and the model's name in it.
 struct Session {

@@ -20,6 +20,7 @@
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
+#include "model/shard_plan.h"
 #include "nlohmann/json.hpp"
 #include "text/tokenizer_data.h"
 
@@ -83,7 +84,7 @@ absl::Status ReadPlan(const std::string& text, const model::ModelConfig& config,
     return absl::InvalidArgumentError(absl::StrCat("--plan \"", text, "\": tp=N or tp=N,ep=N is expected"));
   }
   if (parts.size() == 1) {
-    options.ep = config.experts > 0 ? options.tp : 1;
+    options.ep = model::DefaultEp(config, options.tp);
   }
   return absl::OkStatus();
 }

@@ -5,16 +5,19 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
+#include "model/shard_plan.h"
 #include "nlohmann/json.hpp"
 #include "text/tokenizer.h"
 
@@ -54,10 +57,22 @@ absl::Status WriteText(const std::string& path, const std::string& text) {
   return absl::OkStatus();
 }
 
+// Before the work, so that none is lost. Leaves what is there as it is.
+absl::Status CheckWritable(const std::string& path) {
+  std::error_code error;
+  const bool there = std::filesystem::exists(path, error);
+  const bool opens = std::ofstream(path, std::ios::binary | std::ios::app).is_open();
+  if (!there) {
+    std::filesystem::remove(path, error);
+  }
+  return opens ? absl::OkStatus()
+               : absl::InvalidArgumentError(absl::StrCat("--record-experts ", path, ": no file can be written there"));
+}
+
 absl::StatusOr<verify::GroupOptions> ToOptions(const PerplexityFlags& flags, const model::ModelConfig& config) {
   verify::GroupOptions options;
   options.sharding.tp = flags.tp;
-  options.sharding.ep = flags.ep > 0 ? flags.ep : config.experts > 0 ? flags.tp : 1;
+  options.sharding.ep = flags.ep > 0 ? flags.ep : model::DefaultEp(config, flags.tp);
   ASSIGN_OR_RETURN(options.weights, model::ParseWeightType(flags.weights));
   options.backend.activations =
       flags.activations == "f32" ? kernels::Activations::kF32 : kernels::Activations::kDefault;
@@ -80,8 +95,11 @@ absl::Status Run(const PerplexityFlags& flags) {
     return absl::InvalidArgumentError(
         absl::StrCat(resolved.path, ": the tokenizer names no BOS, which windows begin with"));
   }
-  if (!flags.record_experts.empty() && checkpoint->config().experts == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--record-experts: ", resolved.name, " has no experts"));
+  if (!flags.record_experts.empty()) {
+    if (checkpoint->config().experts == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--record-experts: ", resolved.name, " has no experts"));
+    }
+    RETURN_IF_ERROR(CheckWritable(flags.record_experts));
   }
   ASSIGN_OR_RETURN(const verify::GroupOptions options, ToOptions(flags, checkpoint->config()));
   const std::vector<int32_t> ids = tokenizer->EncodeText(text);

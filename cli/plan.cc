@@ -28,6 +28,9 @@ struct PlanFlags {
   double memory_share = model::PlanRequest().memory_share;
   bool resident_tables = false;
   bool drafter = false;
+  std::string expert_mode = "fused";
+  std::string expert_load;
+  int hot_experts = 0;
   bool json = false;
 };
 
@@ -48,6 +51,11 @@ absl::StatusOr<model::PlanRequest> ToRequest(const PlanFlags& flags) {
   request.concurrency = flags.concurrency;
   request.step_rows = flags.step_rows;
   request.memory_share = flags.memory_share;
+  ASSIGN_OR_RETURN(request.expert_mode, model::ParseExpertMode(flags.expert_mode));
+  request.hot_experts = flags.hot_experts;
+  if (!flags.expert_load.empty()) {
+    ASSIGN_OR_RETURN(request.expert_load, model::ReadExpertRows(flags.expert_load, request.config));
+  }
   if (flags.drafter) {
     ASSIGN_OR_RETURN(request.drafter_bytes, model::DrafterBytes(known, request.weights));
   }
@@ -73,6 +81,7 @@ nlohmann::ordered_json ToJson(const PlanFlags& flags, const model::Plan& plan) {
           {"missing_bytes", plan.missing_bytes},
           {"tp", plan.shards.tp},
           {"ep", plan.shards.ep},
+          {"expert_mode", model::ExpertModeName(plan.shards.mode)},
           {"replicas", plan.replicas},
           {"total_weight_bytes", plan.total_weight_bytes},
           {"ranks", ranks},
@@ -83,6 +92,11 @@ nlohmann::ordered_json ToJson(const PlanFlags& flags, const model::Plan& plan) {
 
 double Gib(int64_t bytes) {
   return static_cast<double>(bytes) / (1 << 30);
+}
+
+// "tp 2, ep 4", and "wide" where it is.
+std::string Degrees(const model::ShardPlan& shards) {
+  return absl::StrFormat("tp %d, ep %d%s", shards.tp, shards.ep, shards.wide() ? ", wide" : "");
 }
 
 // "0-7", "3", or "-" for nothing.
@@ -112,7 +126,9 @@ void PrintRank(const model::PlanRequest& request, const model::Plan& plan, size_
       "%4d  %7.2f %7.2f %7.2f %7.2f %7.2f  %9s %9s %9s %12s %9s %9s %14s\n", r, Gib(budget.footprint.weight_bytes),
       Gib(budget.footprint.mapped_bytes), Gib(budget.footprint.workspace_bytes),
       Gib(plan.fits ? budget.kv_bytes : budget.needed_kv_bytes), Gib(used), Indices(last.heads), kv_heads(false),
-      kv_heads(true), Indices(last.mlp), Indices(last.experts),
+      kv_heads(true), Indices(last.mlp),
+      last.replicas.empty() ? Indices(last.experts)
+                            : absl::StrFormat("%s+%d", Indices(last.experts), last.replicas.size()),
       request.config.experts > 0 ? Indices(last.expert_columns) : "-", Indices(shard.vocab));
 }
 
@@ -122,10 +138,10 @@ void Print(const model::PlanRequest& request, const PlanFlags& flags, const mode
   std::cout << absl::StrFormat("%s in %s, %.2f GiB of weights%s: ", flags.model, type, Gib(plan.total_weight_bytes),
                                flags.drafter ? " with its drafter" : "");
   if (plan.fits) {
-    std::cout << absl::StrFormat("%d group%s of %s, tp %d, ep %d (%s)\n", plan.replicas, plan.replicas == 1 ? "" : "s",
-                                 group, plan.shards.tp, plan.shards.ep, plan.reason);
+    std::cout << absl::StrFormat("%d group%s of %s, %s (%s)\n", plan.replicas, plan.replicas == 1 ? "" : "s", group,
+                                 Degrees(plan.shards), plan.reason);
   } else {
-    std::cout << absl::StrFormat("does not fit; nearest: %s, tp %d, ep %d\n", group, plan.shards.tp, plan.shards.ep);
+    std::cout << absl::StrFormat("does not fit; nearest: %s, %s\n", group, Degrees(plan.shards));
   }
   std::cout << absl::StrFormat(
       "\nGiB on each rank, and its share of the last layer (KV heads: of the first sliding and the first full layer)\n"
@@ -145,9 +161,9 @@ void Print(const model::PlanRequest& request, const PlanFlags& flags, const mode
       "At best, by bandwidth, arithmetic and links (a bound, not a promise), each group:\n"
       "  decode   %8.0f tokens/s, %d sequences of the whole context, as far as KV holds them\n"
       "  prefill  %8.0f tokens/s, one prompt of %d tokens\n",
-      plan.full_blocks, request.block_tokens, plan.kv_tokens, plan.sliding_blocks, request.concurrency,
-      plan.bound.decode_tokens_per_s, request.concurrency, plan.bound.prefill_tokens_per_s,
-      request.context == 0 ? request.config.context : request.context);
+      plan.full_blocks, request.block_tokens, plan.kv_tokens, plan.sliding_blocks,
+      plan.shards.SequencesOfOwner(request.concurrency), plan.bound.decode_tokens_per_s, request.concurrency,
+      plan.bound.prefill_tokens_per_s, request.context == 0 ? request.config.context : request.context);
   for (const model::DevicePool& pool : request.devices) {
     const int used = pool.device.name == plan.device.name ? plan.replicas * static_cast<int>(plan.ranks.size()) : 0;
     if (used < pool.count) {
@@ -193,6 +209,15 @@ void AddPlan(CLI::App& app, int& result) {
   command->add_option("--context", flags->context, "Tokens of one sequence at most; 0: the model's limit")
       ->capture_default_str();
   command->add_option("--concurrency", flags->concurrency, "Sequences at once")->capture_default_str();
+  command
+      ->add_option("--expert-mode", flags->expert_mode,
+                   "fused, or wide: every rank holds attention whole and computes its own sequences")
+      ->check(CLI::IsMember({"fused", "wide"}))
+      ->capture_default_str();
+  command->add_option("--expert-load", flags->expert_load,
+                      "A recorded load (perplexity --record-experts), for --hot-experts");
+  command->add_option("--hot-experts", flags->hot_experts, "Copies of other ranks' experts that each rank holds")
+      ->check(CLI::Range(0, 1024));
   command->add_flag("--drafter", flags->drafter, "The model's own drafter beside rank 0's shard");
   command->add_option("--kv-type", flags->kv_type, "Type of the KV cache")
       ->check(CLI::IsMember({"bf16", "f32"}))

@@ -25,8 +25,10 @@ std::string StateName(v1::ShardState state) {
 }
 
 void PrintGroup(const v1::GroupStatus& group) {
-  std::printf("  group %llu  epoch %llu  tp %d  ep %d  %s", static_cast<unsigned long long>(group.group_id()),
-              static_cast<unsigned long long>(group.epoch()), group.tp(), group.ep(), group.state().c_str());
+  const std::string experts = group.expert_mode().empty() ? "" : absl::StrCat("  experts ", group.expert_mode());
+  std::printf("  group %llu  epoch %llu  tp %d  ep %d%s  %s", static_cast<unsigned long long>(group.group_id()),
+              static_cast<unsigned long long>(group.epoch()), group.tp(), group.ep(), experts.c_str(),
+              group.state().c_str());
   if (group.state() == "ready") {
     std::printf("  running %d  waiting %d", group.running(), group.waiting());
   }

@@ -27,7 +27,7 @@ absl::Status Answer(LocalCluster& cluster, const std::string& model, const UpFla
   std::fflush(stdout);
   const absl::Time start = absl::Now();
   int tokens = 0;
-  const absl::Status status = cluster.client().Generate(request, [&tokens](const v1::GenerateEvent& event) {
+  absl::Status status = cluster.client().Generate(request, [&tokens](const v1::GenerateEvent& event) {
     tokens += event.ids_size();
     std::fwrite(event.text().data(), 1, event.text().size(), stdout);
     std::fflush(stdout);
@@ -56,7 +56,7 @@ void PrintAddresses(const LocalCluster& cluster, const UpFlags& flags) {
 }
 
 int Run(UpFlags& flags) {
-  if (const absl::Status status = ResolveClusterModel(flags.cluster); !status.ok()) {
+  if (const absl::Status status = ResolveClusterFlags(flags.cluster); !status.ok()) {
     return Fail(status);
   }
   const LocalClusterOptions& options = flags.cluster.options;
@@ -97,7 +97,8 @@ void AddUp(CLI::App& app, int& result) {
   command->footer(
       "A coordinator and max(tp, ep) workers on loopback; stays up until Ctrl-C.\n"
       "  alphecca up\n"
-      "  alphecca up --model gemma.gguf --tp 1");
+      "  alphecca up --model gemma.gguf --tp 1\n"
+      "  alphecca up --expert-mode wide --ep 3");
   AddClusterFlags(*command, flags->cluster, 2);
   command->add_option("--listen", flags->cluster.options.listen, "host:port of the coordinator; port 0: any free one")
       ->capture_default_str();

@@ -82,7 +82,10 @@ void AddVerify(CLI::App& app, int& result) {
       "  alphecca verify tests/data/goldens/moe-26b-shape --tp 2 --ep 2 --weights bf16");
   command->add_option("cases", flags->cases, "Case directories")->required();
   command->add_option("--tp", flags->tp, "Tensor-parallel ranks")->check(CLI::Range(1, 64))->capture_default_str();
-  command->add_option("--expert-mode", flags->expert_mode, "fused, or wide (--tp 1): rows travel to the experts")
+  command
+      ->add_option(
+          "--expert-mode", flags->expert_mode,
+          "fused, or wide (--tp 1): each of --ep ranks computes every prompt as its owner (--processes: one does)")
       ->check(CLI::IsMember({"fused", "wide"}));
   command->add_option("--ep", flags->ep, "Expert-parallel sets; 0: as --tp on MoE models")->check(CLI::Range(0, 64));
   command

@@ -71,7 +71,7 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
   app.add_option("--config", raw.config,
                  "cluster.yaml: a list `models`, each with path and, where it differs from the flags, name, tp, ep, "
                  "expert_mode, expert_load, hot_experts, replicas, on_loss, context, max_sequences, kv_type, weights, "
-                 "activations");
+                 "resident_tables, activations");
   app.add_option("--tp", raw.serve.tp,
                  "Tensor parallel degree: ranks that split attention, dense layers and vocabulary (0: as few as hold "
                  "the model, by the memory of the workers that join)")

@@ -291,7 +291,7 @@ struct DispatchArgs {
   Tensor ids;      // [T, k] i32, experts of the model
   Tensor weights;  // [T, k]
   Tensor homes;
-  Tensor out;     // [T * ranks, D + 2k]: the rows for rank 0, then for rank 1, ...; places as bits of i32
+  Tensor out;     // [T min(ranks, k), D + 2k]: the rows for rank 0, then for rank 1, ...; places as bits of i32
   Tensor counts;  // [1, ranks] i32: rows for each rank
   Tensor rows;    // [T, ranks] i32: which row of `out` holds row t for a rank, or -1
 };
@@ -299,7 +299,7 @@ struct DispatchArgs {
 // out[t] = sum of in[rows[t][rank]] over the ranks in their order, where that is not -1: undoes Dispatch once the
 // experts have answered.
 struct CombineArgs {
-  Tensor in;    // [T * ranks, D]
+  Tensor in;    // [T min(ranks, k), D]
   Tensor rows;  // [T, ranks] i32
   Tensor out;   // [T, D]
 };

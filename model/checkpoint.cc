@@ -380,7 +380,8 @@ class MappedCheckpoint final : public Checkpoint {
   absl::Status Missing(const TensorSpec& spec, const std::string& suffix = "") const {
     return absl::InvalidArgumentError(Text(
         path_, ": tensor ", gguf_ != nullptr ? GgufName(spec.kind, spec.layer) : CanonicalName(spec.kind, spec.layer),
-        suffix, " is missing; the configuration wants ", ShapeText(spec.items, spec.rows, spec.cols)));
+        suffix, " is missing; the configuration", layout_.has_value() ? Text(" and ", kPlanKey, " want ") : " wants ",
+        ShapeText(spec.items, spec.rows, spec.cols)));
   }
 
   absl::Status Keep(const TensorSpec& spec, Located located, std::vector<Located>* order) {

@@ -29,7 +29,7 @@ absl::StatusOr<ExpertRows> ExpertRowsFromJson(std::string_view text, const Model
 absl::StatusOr<ExpertRows> ReadExpertRows(const std::string& path, const ModelConfig& config);
 
 // Gives each of `ranks` ranks, which split the experts evenly, `per_rank` copies of other ranks' experts in every
-// layer: the experts with the most rows a copy first, each to the rank with the least to do that can take it.
+// layer: time after time the copy that leaves the busiest rank with the least to do, on the rank that has the least.
 // InvalidArgument: ranks or per_rank that the number of experts does not allow, or rows of other layers or experts.
 absl::StatusOr<ExpertReplicas> PlaceReplicas(const ModelConfig& config, const ExpertRows& rows, int ranks,
                                              int per_rank);

@@ -21,7 +21,8 @@ namespace alphecca::model {
 
 inline constexpr std::string_view kPlanKey = "alphecca.plan";
 
-// From what the plan is made again.
+// From what the plan is made again, with the configuration of the file: a fused plan without copies of experts. Parts
+// are named by their ranges, so that a plan that comes out another way is refused for the parts that it lacks.
 struct PlanLayout {
   int tp = 1;
   int ep = 1;

@@ -31,6 +31,10 @@ absl::Status CheckDegrees(const ModelConfig& config, const Sharding& sharding, i
   if (column_unit < 1) {
     return bad("the column unit is ", column_unit, "; a positive number is expected");
   }
+  if (sharding.mode == ExpertMode::kWide && (config.experts == 0 || tp != 1 || ep < 2)) {
+    return bad("wide expert parallelism wants a model with experts, tp 1 and ep 2 or more; the model has ",
+               config.experts, " experts, tp is ", tp, ", ep ", ep);
+  }
   if (ep > 1 && config.experts == 0) {
     return bad("ep is ", ep, ", but the model has no experts; use ep 1");
   }
@@ -42,10 +46,6 @@ absl::Status CheckDegrees(const ModelConfig& config, const Sharding& sharding, i
   }
   if (std::max(tp, ep) % std::min(tp, ep) != 0) {
     return bad("tp ", tp, " and ep ", ep, ": the smaller must divide the larger");
-  }
-  if (sharding.mode == ExpertMode::kWide && (config.experts == 0 || tp != 1 || ep < 2)) {
-    return bad("wide expert parallelism wants a model with experts, tp 1 and ep 2 or more; the model has ",
-               config.experts, " experts, tp is ", tp, ", ep ", ep);
   }
   return absl::OkStatus();
 }
@@ -129,6 +129,10 @@ absl::StatusOr<ExpertMode> ParseExpertMode(std::string_view name) {
     }
   }
   return absl::InvalidArgumentError(Text("expert mode \"", name, "\": want fused or wide"));
+}
+
+int DefaultEp(const ModelConfig& config, int tp) {
+  return config.experts > 0 ? tp : 1;
 }
 
 absl::StatusOr<ShardPlan> MakeShardPlan(const ModelConfig& config, const Sharding& sharding, int64_t column_unit) {

@@ -51,6 +51,9 @@ std::string_view ExpertModeName(ExpertMode mode);
 // InvalidArgument: neither "fused" nor "wide".
 absl::StatusOr<ExpertMode> ParseExpertMode(std::string_view name);
 
+// The expert parallel degree where none is given: tp for a model with experts, else 1.
+int DefaultEp(const ModelConfig& config, int tp);
+
 // What a plan is made for.
 struct Sharding {
   int tp = 1;
@@ -68,6 +71,8 @@ struct ShardPlan {
   bool wide() const { return mode == ExpertMode::kWide; }
   // Ranks that sequences are spread over, each of which computes its own ones' attention.
   int owners() const { return wide() ? static_cast<int>(ranks.size()) : 1; }
+  // Of so many sequences of a group: the most that one owner has.
+  int64_t SequencesOfOwner(int64_t sequences) const { return (sequences + owners() - 1) / owners(); }
   std::string Hash() const;  // 16 hex digits
 };
 

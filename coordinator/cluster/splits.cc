@@ -5,7 +5,6 @@
 
 #include "common/status_macros.h"
 #include "model/planner/footprint.h"
-#include "model/shard_plan.h"
 #include "model/weight_type.h"
 
 namespace alphecca::coordinator {
@@ -16,16 +15,15 @@ constexpr int kRanks[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32};
 constexpr int64_t kStepRows = 256;  // as the workers': of a step at most
 constexpr int64_t kLeastKvBytes = int64_t{16} << 20;
 
+// `load`: without rows where no copies are asked for.
 absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const SplitOptions& options,
-                                model::WeightType weights, int ranks) {
+                                model::WeightType weights, const model::ExpertRows& load, int ranks) {
   const model::ModelConfig& config = checkpoint.config();
   const bool any = options.tp == 0;
-  const int ep = options.ep > 0 ? options.ep : config.experts > 0 ? ranks : 1;
-  const int tp = any && options.expert_mode == "wide" ? 1 : ranks;
-  model::Sharding sharding{.tp = tp, .ep = ep};
-  ASSIGN_OR_RETURN(sharding.mode, model::ParseExpertMode(options.expert_mode));
-  if (options.hot_experts > 0 && ep > 1) {
-    ASSIGN_OR_RETURN(const model::ExpertRows load, model::ReadExpertRows(options.expert_load, config));
+  const int ep = options.ep > 0 ? options.ep : model::DefaultEp(config, ranks);
+  const int tp = any && options.expert_mode == model::ExpertMode::kWide ? 1 : ranks;
+  model::Sharding sharding{.tp = tp, .ep = ep, .mode = options.expert_mode};
+  if (!load.empty() && ep > 1) {
     ASSIGN_OR_RETURN(sharding.replicas, model::PlaceReplicas(config, load, ep, options.hot_experts));
   }
   ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(checkpoint, sharding, weights));
@@ -33,6 +31,7 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
   Split split{.tp = tp,
               .ep = ep,
               .plan_hash = plan.Hash(),
+              .experts = config.experts > 0,
               .expert_mode = options.expert_mode,
               .expert_replicas = std::move(sharding.replicas)};
   const model::StepSizes sizes = model::StepSizesFor(kStepRows, options.max_sequences);
@@ -54,14 +53,18 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
 
 absl::StatusOr<std::vector<Split>> AllowedSplits(const model::Checkpoint& checkpoint, const SplitOptions& options) {
   ASSIGN_OR_RETURN(const model::WeightType weights, model::ParseWeightType(options.weights));
-  if (options.tp > 0 || (options.ep > 0 && options.expert_mode == "wide")) {
-    ASSIGN_OR_RETURN(Split split, MakeSplit(checkpoint, options, weights, std::max(options.tp, 1)));
+  model::ExpertRows load;
+  if (options.hot_experts > 0 && checkpoint.config().experts > 0) {
+    ASSIGN_OR_RETURN(load, model::ReadExpertRows(options.expert_load, checkpoint.config()));
+  }
+  if (options.tp > 0 || (options.ep > 0 && options.expert_mode == model::ExpertMode::kWide)) {
+    ASSIGN_OR_RETURN(Split split, MakeSplit(checkpoint, options, weights, load, std::max(options.tp, 1)));
     return std::vector<Split>{std::move(split)};
   }
   std::vector<Split> splits;
   absl::Status why;
   for (const int ranks : kRanks) {
-    absl::StatusOr<Split> split = MakeSplit(checkpoint, options, weights, ranks);
+    absl::StatusOr<Split> split = MakeSplit(checkpoint, options, weights, load, ranks);
     if (split.ok()) {
       splits.push_back(*std::move(split));
     } else if (why.ok()) {

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "model/expert_replicas.h"
+#include "model/shard_plan.h"
 
 namespace alphecca::coordinator {
 
@@ -52,7 +53,8 @@ struct Split {
   int ep = 1;
   std::string plan_hash;
   int64_t rank_bytes = 0;  // that a worker's device must have for its shard; 0: any
-  std::string expert_mode = "fused";
+  bool experts = false;    // the model has some
+  model::ExpertMode expert_mode = model::ExpertMode::kFused;
   model::ExpertReplicas expert_replicas = {};
   int ranks() const { return tp > ep ? tp : ep; }
 };

@@ -14,6 +14,7 @@
 #include "coordinator/request/chat_input.h"
 #include "coordinator/request/text_flow.h"
 #include "model/checkpoint.h"
+#include "model/shard_plan.h"
 #include "text/chat_format.h"
 #include "text/tokenizer.h"
 
@@ -90,6 +91,7 @@ class GemmaModel : public ServedModel {
     spec.kv_type = options.kv_type;
     spec.context = result->limits_.context;
     spec.max_sequences = options.max_sequences;
+    ASSIGN_OR_RETURN(const model::ExpertMode expert_mode, model::ParseExpertMode(options.expert_mode));
     ASSIGN_OR_RETURN(spec.splits, AllowedSplits(*checkpoint, {.tp = options.tp,
                                                               .ep = options.ep,
                                                               .weights = options.weights,
@@ -97,7 +99,7 @@ class GemmaModel : public ServedModel {
                                                               .kv_type = options.kv_type,
                                                               .context = spec.context,
                                                               .max_sequences = options.max_sequences,
-                                                              .expert_mode = options.expert_mode,
+                                                              .expert_mode = expert_mode,
                                                               .expert_load = options.expert_load,
                                                               .hot_experts = options.hot_experts}));
     return std::unique_ptr<ServedModel>(std::move(result));

@@ -93,7 +93,7 @@ struct ServeOptions {
   std::string name;  // empty: from the path
   std::string path;
   int tp = 0;        // 0: as many ranks as the workers that join need to hold it
-  int ep = 0;        // 0: tp where the model has experts, else 1
+  int ep = 0;        // 0: model::DefaultEp
   int replicas = 1;  // 0: as many as the workers make
   OnLoss on_loss = OnLoss::kWait;
   int64_t context = 0;  // 0: the model's

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/mutex.h"
 #include "coordinator/rpc/convert.h"
+#include "model/shard_plan.h"
 
 namespace alphecca::coordinator {
 namespace {
@@ -199,6 +200,9 @@ void FillGroup(const GroupView& group, const Router& router, v1::GroupStatus& ou
   out.set_epoch(group.epoch.value);
   out.set_tp(group.split.tp);
   out.set_ep(group.split.ep);
+  if (group.split.experts) {
+    out.set_expert_mode(std::string(model::ExpertModeName(group.split.expert_mode)));
+  }
   out.set_plan_hash(group.split.plan_hash);
   out.set_fingerprint(group.fingerprint);
   out.set_message(group.message);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "coordinator/request/errors.h"
+#include "model/shard_plan.h"
 
 namespace alphecca::coordinator {
 namespace {
@@ -147,7 +148,7 @@ v1::Assignment ToProto(const Assignment& a) {
   message.set_revision(a.model.revision);
   message.set_tp(a.split.tp);
   message.set_ep(a.split.ep);
-  message.set_expert_mode(a.split.expert_mode);
+  message.set_expert_mode(std::string(model::ExpertModeName(a.split.expert_mode)));
   for (const auto& layer : a.split.expert_replicas) {
     for (const std::vector<int32_t>& rank : layer) {
       message.mutable_expert_replicas()->set_per_rank(static_cast<int32_t>(rank.size()));

@@ -59,8 +59,8 @@ void HostBackend::Dispatch(Stream&, const Step& step, const DispatchArgs& a) {
   const int64_t k = a.ids.cols;
   const int64_t ranks = a.counts.cols;
   Check(a.in.rows == s.rows && a.ids.rows == s.rows && a.weights.rows == s.rows && a.weights.cols == k &&
-            a.homes.cols % 2 == 0 && a.rows.rows == s.rows && a.rows.cols == ranks && a.out.rows >= s.rows * ranks &&
-            a.out.cols == a.in.cols + 2 * k,
+            a.homes.cols % 2 == 0 && a.rows.rows == s.rows && a.rows.cols == ranks &&
+            a.out.rows >= s.rows * std::min(ranks, k) && a.out.cols == a.in.cols + 2 * k,
         "Dispatch: shapes of in, ids, weights, homes, out, counts, rows");
   std::vector<Home> homes(static_cast<size_t>(s.rows * k));
   for (int64_t t = 0; t < s.rows; ++t) {

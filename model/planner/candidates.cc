@@ -34,17 +34,18 @@ absl::Status CheckBlocks(const PlanRequest& request, const ShardPlan& plan) {
   return absl::OkStatus();
 }
 
-int64_t SlidingBlocks(const PlanRequest& request) {
+// Of a rank: for all sequences, or those that it owns.
+int64_t SlidingBlocks(const PlanRequest& request, const ShardPlan& shards) {
   if (!HasPool(request.config, kernels::kSlidingPool)) {
     return 0;
   }
-  return request.concurrency *
+  return shards.SequencesOfOwner(request.concurrency) *
          SlidingBlocksFor(request.context, request.config.sliding_window, request.step_rows, request.block_tokens);
 }
 
 // Fills in the pools: sliding windows for every sequence, and all that is left for full attention.
 void FillPools(const PlanRequest& request, int64_t usable, Plan& plan) {
-  plan.sliding_blocks = SlidingBlocks(request);
+  plan.sliding_blocks = SlidingBlocks(request, plan.shards);
   plan.full_blocks = HasPool(request.config, kernels::kFullPool) ? kMaxBlocks : 0;
   for (const RankBudget& rank : plan.ranks) {
     const Footprint& f = rank.footprint;
@@ -62,8 +63,11 @@ void FillPools(const PlanRequest& request, int64_t usable, Plan& plan) {
 }
 
 // The degrees of every split with `ranks` ranks, the highest expert parallelism first.
-std::vector<std::pair<int, int>> Degrees(const ModelConfig& config, int ranks) {
-  if (config.experts == 0) {
+std::vector<std::pair<int, int>> Degrees(const PlanRequest& request, int ranks) {
+  if (request.expert_mode == ExpertMode::kWide) {
+    return {{1, ranks}};
+  }
+  if (request.config.experts == 0) {
     return {{ranks, 1}};
   }
   std::vector<std::pair<int, int>> degrees = {{ranks, ranks}};
@@ -90,7 +94,11 @@ absl::StatusOr<Plan> MakeCandidate(const PlanRequest& request, const Device& dev
   const int64_t unit = std::max<int64_t>(kColumnUnit, kernels::Info(request.weights).block_elements);
   Plan plan;
   plan.device = device;
-  ASSIGN_OR_RETURN(plan.shards, MakeShardPlan(request.config, {tp, ep}, unit));
+  Sharding sharding{.tp = tp, .ep = ep, .mode = request.expert_mode};
+  if (request.hot_experts > 0 && std::max(tp, ep) > 1) {
+    ASSIGN_OR_RETURN(sharding.replicas, PlaceReplicas(request.config, request.expert_load, ep, request.hot_experts));
+  }
+  ASSIGN_OR_RETURN(plan.shards, MakeShardPlan(request.config, sharding, unit));
   RETURN_IF_ERROR(CheckBlocks(request, plan.shards));
   const int64_t usable = UsableBytes(request, device);
   const StepSizes sizes = StepSizesFor(request.step_rows, request.concurrency);
@@ -105,8 +113,8 @@ absl::StatusOr<Plan> MakeCandidate(const PlanRequest& request, const Device& dev
       f.HoldTables();
     }
     f.weight_bytes += r == 0 ? request.drafter_bytes : 0;
-    rank.needed_kv_bytes =
-        full_tokens * f.full_token_bytes + SlidingBlocks(request) * request.block_tokens * f.sliding_token_bytes;
+    rank.needed_kv_bytes = full_tokens * f.full_token_bytes +
+                           SlidingBlocks(request, plan.shards) * request.block_tokens * f.sliding_token_bytes;
     rank.missing_bytes = std::max<int64_t>(0, f.weight_bytes + f.workspace_bytes + rank.needed_kv_bytes - usable);
     plan.missing_bytes = std::max(plan.missing_bytes, rank.missing_bytes);
   }
@@ -116,7 +124,7 @@ absl::StatusOr<Plan> MakeCandidate(const PlanRequest& request, const Device& dev
     plan.bound = PredictBound(request.config, plan.shards, device, request.weights, request.kv_type,
                               {.sequences = request.concurrency,
                                .context = request.context,
-                               .kv_tokens = plan.kv_tokens,
+                               .kv_tokens = plan.kv_tokens * plan.shards.owners(),
                                .prefill_rows = request.step_rows});
   }
   return plan;
@@ -124,7 +132,7 @@ absl::StatusOr<Plan> MakeCandidate(const PlanRequest& request, const Device& dev
 
 std::optional<Plan> BestCandidate(const PlanRequest& request, const Device& device, int ranks) {
   std::optional<Plan> best;
-  for (const auto& [tp, ep] : Degrees(request.config, ranks)) {
+  for (const auto& [tp, ep] : Degrees(request, ranks)) {
     absl::StatusOr<Plan> plan = MakeCandidate(request, device, tp, ep);
     if (plan.ok() && (!best.has_value() || Better(*plan, *best))) {
       best = *std::move(plan);

@@ -76,12 +76,15 @@ int64_t WorkspaceBytes(const ModelConfig& config, const ShardPlan& plan, int ran
   const int64_t branches = config.experts > 0 ? 2 : 1;  // dense, experts
   const int64_t per_layer = static_cast<int64_t>(config.layers.size()) * config.per_layer_width;
   const auto ranks = static_cast<int64_t>(plan.ranks.size());
-  const int64_t traveller = hidden + 2 * config.experts_per_token;  // a row with its experts
-  const int64_t exchange = plan.wide() ? (ranks + 1) * traveller + hidden + ranks : 0;
+  const int64_t traveller = hidden + 2 * config.experts_per_token;                // a row with its experts
+  const int64_t most_ranks = std::min<int64_t>(ranks, config.experts_per_token);  // that a row goes to
+  const int64_t exchange = plan.wide() ? (most_ranks + 1) * traveller + hidden + ranks : 0;
   const int64_t row = (2 + branches) * hidden + qkv + heads + mlp + per_layer + config.per_layer_width +
                       config.experts + 2 * config.experts_per_token + exchange;
   const int64_t vocab = DutiesOf(plan, rank).vocabulary ? shard.vocab.size() : 0;
-  const int64_t logit_row = (2 * hidden + vocab) * 4 + ranks * kernels::CandidateRecordBytes(kernels::kMaxCandidates) +
+  // Fused ranks gather candidates, wide ones choices.
+  const int64_t logit_row = (2 * hidden + vocab) * 4 +
+                            (plan.wide() ? 1 : ranks) * kernels::CandidateRecordBytes(kernels::kMaxCandidates) +
                             (plan.wide() ? ranks : 1) * kernels::ChoiceBytes(kernels::kMaxCandidates);
   const int64_t counts = plan.wide() ? (3 * ranks + 2) * 4 : 0;
   const int64_t expert_load = static_cast<int64_t>(config.layers.size()) * experts * 4;

@@ -43,6 +43,12 @@ absl::Status CheckRequest(const PlanRequest& request) {
   RETURN_IF_ERROR(CheckRange("the drafter's size", request.drafter_bytes, 0, int64_t{1} << 50));
   RETURN_IF_ERROR(CheckRange("the size of a KV block", request.block_tokens, 1, 4096));
   RETURN_IF_ERROR(CheckRange("the rows of a step", request.step_rows, 1, 65536));
+  RETURN_IF_ERROR(CheckRange("the number of hot experts", request.hot_experts, 0, request.config.experts));
+  if ((request.hot_experts > 0) == request.expert_load.empty()) {
+    return absl::InvalidArgumentError(Text("plan: ", request.hot_experts, " hot experts ",
+                                           request.expert_load.empty() ? "without" : "with",
+                                           " a recorded load; both are needed, or neither"));
+  }
   if (!(request.memory_share > 0 && request.memory_share <= 1)) {
     return absl::InvalidArgumentError(
         Text("plan: the share of memory is ", request.memory_share, "; a number above 0, at most 1, is allowed"));
@@ -156,13 +162,14 @@ std::string Refusal(const PlanRequest& request, const Plan& plan) {
       std::max_element(plan.ranks.begin(), plan.ranks.end(),
                        [](const RankBudget& a, const RankBudget& b) { return a.missing_bytes < b.missing_bytes; });
   const bool each = plan.ranks.size() > 1;
+  const int64_t windows = plan.shards.SequencesOfOwner(request.concurrency);
   const auto usable = static_cast<int64_t>(static_cast<double>(plan.device.memory_bytes) * request.memory_share);
   std::string text = Text(
       Upper(request.name), " in ", kernels::Info(request.weights).name, ": ", Gib(worst->footprint.weight_bytes),
       " of weights, ", Gib(worst->footprint.workspace_bytes), " of workspace and ", Gib(worst->needed_kv_bytes),
-      " of KV (", request.concurrency, request.concurrency == 1 ? " sliding window" : " sliding windows", " and ",
-      Grouped(request.context), " tokens of full attention) on ", each ? "each of " : "", plan.ranks.size(), " x ",
-      plan.device.name, " with ", Gib(usable), " usable: ", Gib(plan.missing_bytes), " short", each ? " on each" : "");
+      " of KV (", windows, windows == 1 ? " sliding window" : " sliding windows", " and ", Grouped(request.context),
+      " tokens of full attention) on ", each ? "each of " : "", plan.ranks.size(), " x ", plan.device.name, " with ",
+      Gib(usable), " usable: ", Gib(plan.missing_bytes), " short", each ? " on each" : "");
   for (const std::string& remedy : Remedies(request, plan)) {
     text += Text("; ", remedy);
   }
@@ -182,15 +189,30 @@ int64_t TotalWeightBytes(const PlanRequest& request) {
   return total;
 }
 
+// Why there is no way at all to share the model.
+absl::Status WhyNone(const PlanRequest& request) {
+  int most = 1;
+  for (const DevicePool& pool : request.devices) {
+    most = std::max(most, std::min(pool.count, kMaxGroup));
+  }
+  const bool wide = request.expert_mode == ExpertMode::kWide;
+  return MakeCandidate(request, request.devices.front().device, wide ? 1 : most, most).status();
+}
+
 }  // namespace
 
 absl::StatusOr<Plan> MakePlan(const PlanRequest& asked) {
   RETURN_IF_ERROR(CheckRequest(asked));
   PlanRequest request = asked;
   request.context = asked.context == 0 ? asked.config.context : asked.context;
-  // One rank splits nothing: where that is refused, so is the type.
-  RETURN_IF_ERROR(MakeCandidate(request, request.devices.front().device, 1, 1).status());
+  if (request.expert_mode == ExpertMode::kFused) {
+    // One rank splits nothing: where that is refused, so is the type.
+    RETURN_IF_ERROR(MakeCandidate(request, request.devices.front().device, 1, 1).status());
+  }
   std::optional<Plan> plan = PlanPools(request);
+  if (!plan.has_value()) {
+    return WhyNone(request);
+  }
   plan->total_weight_bytes = TotalWeightBytes(request);
   plan->reason = plan->fits ? Text("the fewest ", plan->device.name, " that hold it: ", plan->ranks.size())
                             : Refusal(request, *plan);

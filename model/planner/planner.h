@@ -31,6 +31,9 @@ struct PlanRequest {
   kernels::DType kv_type = kernels::DType::kBF16;  // or F32
   int block_tokens = 16;                           // of a KV block
   int64_t step_rows = 256;                         // of a step at most
+  ExpertMode expert_mode = ExpertMode::kFused;
+  ExpertRows expert_load = {};  // recorded; empty: no copies
+  int hot_experts = 0;          // copies of other ranks' experts on each rank of several; rules out ep < tp
 };
 
 struct RankBudget {
@@ -42,7 +45,7 @@ struct RankBudget {
 
 struct Plan {
   // Every rank has room for its weights, its workspace, sliding windows for `concurrency` sequences, and one sequence
-  // of `context` tokens in the full-attention pool.
+  // of `context` tokens in the full-attention pool. Wide: windows for its share of the sequences.
   bool fits = false;
   std::string reason;         // why these devices, or what is missing and what would help
   int64_t missing_bytes = 0;  // on the rank that misses most
@@ -55,7 +58,7 @@ struct Plan {
   // Blocks of the pools, the same on every rank; 0 where it does not fit.
   int64_t full_blocks = 0;
   int64_t sliding_blocks = 0;
-  int64_t kv_tokens = 0;  // that the full-attention pool holds
+  int64_t kv_tokens = 0;  // that the full-attention pool of a rank holds; wide: each rank has others
   Bound bound;            // of one group; zeros where it does not fit
 };
 
@@ -63,7 +66,7 @@ struct Plan {
 // decode step; ties go to the highest expert parallelism. KV takes what weights and workspace leave. A model that does
 // not fit is no error.
 // InvalidArgument: no device, a number out of range, a context beyond the model's, a weight type that does not divide
-// the model's columns.
+// the model's columns, an expert mode or a number of copies that no number of the devices allows.
 absl::StatusOr<Plan> MakePlan(const PlanRequest& request);
 
 }  // namespace alphecca::model

@@ -17,6 +17,7 @@ struct Pass {
   double logit_rows = 0;
   double full_scores = 0, full_reads = 0;
   double sliding_scores = 0, sliding_reads = 0;
+  double owned = 1;  // share of the rows whose dense part the busiest rank computes (fused: each rank, of all)
 };
 
 // Mean over positions 0 .. n-1 of the keys a row sees in a window.
@@ -25,12 +26,13 @@ double MeanKeys(double n, double window) {
   return (w * (w + 1) / 2 + (n - w) * w) / n;
 }
 
-Pass DecodePass(const ModelConfig& config, const Load& load) {
+Pass DecodePass(const ModelConfig& config, const ShardPlan& plan, const Load& load) {
   const auto sequences = static_cast<double>(load.sequences);
   const auto context = static_cast<double>(load.context);
   const double full = std::min(sequences * context, static_cast<double>(load.kv_tokens));
   const double sliding = sequences * std::min(context, static_cast<double>(config.sliding_window));
-  return {sequences, sequences, full, full, sliding, sliding};
+  const double owned = static_cast<double>(plan.SequencesOfOwner(load.sequences)) / sequences;
+  return {sequences, sequences, full, full, sliding, sliding, owned};
 }
 
 Pass PrefillPass(const ModelConfig& config, const Load& load) {
@@ -63,7 +65,13 @@ class Rank {
 
  private:
   void AddWeights(const Pass& pass, double* bytes, double* flops) const {
-    const double active = config_.experts > 0 ? double{1} * config_.experts_per_token / config_.experts : 0;
+    // Of all rows, those that choose an expert and take this rank's copy of it.
+    double active = 0;
+    if (config_.experts > 0) {
+      const LayerShard& part = shard_.layers.front();
+      active = double{1} * config_.experts_per_token / config_.experts * static_cast<double>(part.experts.size()) /
+               static_cast<double>(std::max<int64_t>(part.held_experts(), 1));
+    }
     const double touched = 1 - std::pow(1 - active, pass.rows);
     for (const TensorSlice& slice : slices_) {
       if (HoldingOf(slice.kind) == Holding::kMapped) {
@@ -71,7 +79,7 @@ class Rank {
       }
       const bool expert = slice.kind == TensorKind::kExpertGateUp || slice.kind == TensorKind::kExpertDown;
       const bool head = slice.kind == TensorKind::kEmbedding;
-      const double rows = head ? pass.logit_rows : pass.rows * (expert ? active : 1);
+      const double rows = head ? pass.logit_rows * pass.owned : pass.rows * (expert ? active : pass.owned);
       *flops += 2 * rows * static_cast<double>(slice.elements());
       if (rows > 0) {
         *bytes += static_cast<double>(RuntimeBytes(slice, weights_)) * (expert ? touched : 1);
@@ -84,9 +92,10 @@ class Rank {
       const LayerConfig& layer = config_.layers[l];
       const auto heads = static_cast<double>(shard_.layers[l].heads.size());
       const auto kv_heads = static_cast<double>(shard_.layers[l].kv_heads.size());
-      *flops += 4 * (layer.full_attention ? pass.full_scores : pass.sliding_scores) * heads * layer.head_dim;
-      *bytes +=
-          2 * (layer.full_attention ? pass.full_reads : pass.sliding_reads) * kv_heads * layer.head_dim * kv_element_;
+      const double scores = pass.owned * (layer.full_attention ? pass.full_scores : pass.sliding_scores);
+      const double reads = pass.owned * (layer.full_attention ? pass.full_reads : pass.sliding_reads);
+      *flops += 4 * scores * heads * layer.head_dim;
+      *bytes += 2 * reads * kv_heads * layer.head_dim * kv_element_;
     }
   }
 
@@ -99,21 +108,36 @@ class Rank {
 };
 
 // Two all-reduces a layer and one for the embedding, each an exchange, a sum and an exchange; one gather of candidates.
-double CollectiveSeconds(const ModelConfig& config, const ShardPlan& plan, const Device& device, double rows) {
+double FusedSeconds(const ModelConfig& config, const ShardPlan& plan, const Device& device, double rows) {
   const auto ranks = static_cast<double>(plan.ranks.size());
-  if (plan.ranks.size() == 1) {
-    return 0;
-  }
   const double all_reduces = 2 * static_cast<double>(config.layers.size()) + 1;
   const double bytes = rows * config.hidden * kSumBytes * (ranks - 1) / ranks;
   return all_reduces * 2 * (device.link_latency + bytes / device.link_bandwidth) + device.link_latency;
+}
+
+// Two exchanges a layer, each of counts and then of rows, and one gather of choices. A row goes to the ranks of its
+// experts, on average R (1 - (1 - 1/R)^k) of R, one of which may be its owner.
+double WideSeconds(const ModelConfig& config, const ShardPlan& plan, const Device& device, double own_rows) {
+  const auto ranks = static_cast<double>(plan.ranks.size());
+  const double others = (ranks - 1) * (1 - std::pow(1 - 1 / ranks, config.experts_per_token));
+  const double bytes = own_rows * others * config.hidden * kSumBytes;
+  const double exchanges = 2 * static_cast<double>(config.layers.size());
+  return exchanges * (2 * device.link_latency + bytes / device.link_bandwidth) + device.link_latency;
+}
+
+double CollectiveSeconds(const ModelConfig& config, const ShardPlan& plan, const Device& device, const Pass& pass) {
+  if (plan.ranks.size() == 1) {
+    return 0;
+  }
+  return plan.wide() ? WideSeconds(config, plan, device, pass.rows * pass.owned)
+                     : FusedSeconds(config, plan, device, pass.rows);
 }
 
 }  // namespace
 
 Bound PredictBound(const ModelConfig& config, const ShardPlan& plan, const Device& device, kernels::DType weights,
                    kernels::DType kv_type, const Load& load) {
-  const Pass decode = DecodePass(config, load);
+  const Pass decode = DecodePass(config, plan, load);
   const Pass prefill = PrefillPass(config, load);
   double decode_seconds = 0;
   double prefill_seconds = 0;
@@ -122,8 +146,8 @@ Bound PredictBound(const ModelConfig& config, const ShardPlan& plan, const Devic
     decode_seconds = std::max(decode_seconds, rank.Seconds(decode, device));
     prefill_seconds = std::max(prefill_seconds, rank.Seconds(prefill, device));
   }
-  decode_seconds += CollectiveSeconds(config, plan, device, decode.rows);
-  prefill_seconds += CollectiveSeconds(config, plan, device, prefill.rows);
+  decode_seconds += CollectiveSeconds(config, plan, device, decode);
+  prefill_seconds += CollectiveSeconds(config, plan, device, prefill);
   return {.decode_tokens_per_s = decode.rows / decode_seconds, .prefill_tokens_per_s = prefill.rows / prefill_seconds};
 }
 

@@ -141,7 +141,7 @@ TEST_P(GeneratedTest, PerLayerEmbeddingsSharedKvAndDoubleWideMlp) {
       ple.assign(values.begin(), values.end());
     }
   };
-  group_->set_probe(&probe);
+  group_->set_probe(0, &probe);
   ASSERT_NO_FATAL_FAILURE(Run());
   ExpectNear(result_.logit_row(9), {-2.14980, -0.23793, -0.31961, 1.30161, -2.73225, -0.95612, -1.36513, 1.51719},
              3e-5);

@@ -179,5 +179,20 @@ TEST_F(JudgeTest, ARunOfAnotherShapeFails) {
   EXPECT_THAT(JudgeBy(Rule::kF32).failures, ElementsAre(HasSubstr("2 ids")));
 }
 
+TEST_F(JudgeTest, OwnersTogetherAreAsBadAsTheWorst) {
+  const Verdict good = JudgeBy(Rule::kF32);
+  ASSERT_TRUE(good.pass());
+  run_.ids[0] = 1;
+  run_.step_logits[0] += 1.0F;
+  const Verdict bad = JudgeBy(Rule::kF32);
+  ASSERT_FALSE(bad.pass());
+  const Verdict all = Together({good, bad, good});
+  ASSERT_EQ(all.failures.size(), bad.failures.size());
+  EXPECT_EQ(all.failures[0], "owner 1: " + bad.failures[0]);
+  EXPECT_EQ(all.max_abs_logit_error, bad.max_abs_logit_error);
+  EXPECT_EQ(all.greedy_match, good.greedy_match + ", owner 1: " + bad.greedy_match);
+  EXPECT_EQ(Together({bad, good}).failures, bad.failures);
+}
+
 }  // namespace
 }  // namespace alphecca::verify

@@ -7,6 +7,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -14,6 +15,7 @@
 #include "model/shard_plan.h"
 #include "nlohmann/json.hpp"
 #include "tests/golden/generated_checkpoint.h"
+#include "worker/comm/shm.h"
 #include "worker/comm/solo.h"
 #include "worker/forward/gemma.h"
 
@@ -31,12 +33,13 @@ constexpr char kConfig[] = R"({
   "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25}}})";
 
-// Logits of a prompt of three tokens.
-std::vector<float> RunPrompt(const model::Checkpoint& checkpoint, kernels::Backend& backend, comm::Communicator& comm) {
-  const auto plan = model::MakeShardPlan(checkpoint, {1, 1});
+// Logits of a prompt of three tokens, on one rank or on each of a wide group.
+std::vector<float> RunPrompt(const model::Checkpoint& checkpoint, kernels::Backend& backend, comm::Communicator& comm,
+                             const model::Sharding& sharding = {}, int64_t max_rows = 4) {
+  const auto plan = model::MakeShardPlan(checkpoint, sharding);
   EXPECT_TRUE(plan.ok()) << plan.status();
-  auto gemma =
-      forward::Gemma::Create(checkpoint, *plan, 0, backend, comm, {.max_rows = 4, .max_logit_rows = 1}, nullptr);
+  auto gemma = forward::Gemma::Create(checkpoint, *plan, comm.rank(), backend, comm,
+                                      {.max_rows = max_rows, .max_logit_rows = 1}, nullptr);
   EXPECT_TRUE(gemma.ok()) << gemma.status();
   std::unique_ptr<kernels::KvPool> pools[2];
   for (const kernels::PoolKind kind : {kernels::kFullPool, kernels::kSlidingPool}) {
@@ -70,7 +73,8 @@ std::vector<float> RunPrompt(const model::Checkpoint& checkpoint, kernels::Backe
                                  .tables = {table, table}};
   const auto stream = backend.CreateStream();
   const auto step = backend.Upload(*stream, input, pools[0].get(), pools[1].get());
-  EXPECT_TRUE((*gemma)->Run(*stream, *step, pools[0].get(), pools[1].get(), 1).ok());
+  const forward::WideStep all = {.rows = 3 * comm.size(), .most_logit_rows = 1};
+  EXPECT_TRUE((*gemma)->Run(*stream, *step, pools[0].get(), pools[1].get(), 1, all).ok());
   std::vector<float> logits(40);
   EXPECT_TRUE(backend.Read(*stream, (*gemma)->logits().data, std::as_writable_bytes(std::span(logits))).ok());
   return logits;
@@ -134,6 +138,36 @@ TEST_F(TracingTest, ComputesTheSameAndRecordsEveryOp) {
   EXPECT_EQ(count["ResidualNorm"], 4);
   EXPECT_EQ(count["AllGather"], 1);
   EXPECT_EQ(count["Choose"], 1);
+}
+
+TEST_F(TracingTest, WideSpansCountTheRowsThereAre) {
+  const auto bytes = [this](int64_t max_rows) {
+    const model::Sharding wide = {.ep = 2, .mode = model::ExpertMode::kWide};
+    auto comms = comm::CreateShmGroup(2);
+    EXPECT_TRUE(comms.ok()) << comms.status();
+    std::thread other([&] {
+      const auto backend = kernels::CreateRefBackend({});
+      RunPrompt(*checkpoint_, *backend, *(*comms)[1], wide, max_rows);
+    });
+    {
+      auto file = forward::TraceFile::Create(path_.string());
+      EXPECT_TRUE(file.ok()) << file.status();
+      const auto inner = kernels::CreateRefBackend({});
+      const auto traced = forward::TraceBackend(*inner, **file, 0);
+      const auto comm = forward::TraceCommunicator(*(*comms)[0], **file);
+      RunPrompt(*checkpoint_, *traced, *comm, wide, max_rows);
+    }
+    other.join();
+    std::map<std::string, int64_t> sums;
+    for (const nlohmann::json& event : Events()) {
+      sums[event["name"].get<std::string>()] += event["args"]["bytes"].get<int64_t>();
+    }
+    return sums;
+  };
+  const std::map<std::string, int64_t> tight = bytes(6);
+  EXPECT_GT(tight.at("Experts"), 0);
+  EXPECT_GT(tight.at("ExchangeRows"), 0);
+  EXPECT_EQ(bytes(64), tight);
 }
 
 TEST_F(TracingTest, SaysWhichFileCannotBeWritten) {

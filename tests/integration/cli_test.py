@@ -122,6 +122,8 @@ class Weights(unittest.TestCase):
     def test_wrong_use(self):
         for args, says in ((("perplexity", "--model", "tiny-dense", "--text", "/no/such/file"), "/no/such/file"),
                            (("perplexity", "--model", "tiny-dense", "--text", self.TEXT, "--weights", "q5_0"), "q5_0"),
+                           (("perplexity", "--model", "tiny-moe", "--text", self.TEXT, "--record-experts", "/no/such/f"),
+                            "--record-experts /no/such/f"),
                            (("convert", "--model", "tiny-dense", "--weights", "f32", "--out", "x"), "f32"),
                            (("convert", "--model", os.path.join(GOLDENS, "gguf/dense-31b-shape-q8_0"), "--weights", "q4_0",
                              "--out", "/tmp/never"), "Q8_0")):
@@ -137,11 +139,29 @@ class Up(unittest.TestCase):
             status = json.loads(run("status", "--connect", address, "--json").stdout)
             group = status["models"][0]["groups"][0]
             self.assertEqual((group["state"], group["tp"], group["ep"], len(group["ranks"])), ("ready", 2, 2, 2))
+            self.assertEqual(group["expert_mode"], "fused")
             people = run("status", "--connect", address).stdout
             self.assertIn("tiny-moe", people)
+            self.assertIn("tp 2  ep 2  experts fused  ready", people)
             self.assertIn("rank 1", people)
             answer = generate("--connect", address, "--model", "tiny-moe", "--prompt", "And God said", "--max-tokens", "5")
             self.assertEqual(len(answer["ids"]), 5)
+
+
+    def test_wide_chooses_degrees_that_are_not_given(self):
+        for flags, ranks in (((), 2), (("--ep", "3"), 3)):
+            with COMMAND.up("--expert-mode", "wide", "--max-tokens", "2", *flags) as (address, said):
+                self.assertIn(f"{ranks} workers", said)
+                group = json.loads(run("status", "--connect", address, "--json").stdout)["models"][0]["groups"][0]
+                self.assertEqual((group["tp"], group["ep"], group["expert_mode"]), (1, ranks, "wide"))
+                people = run("status", "--connect", address).stdout
+                self.assertIn(f"tp 1  ep {ranks}  experts wide  ready", people)
+
+    def test_experts_are_of_models_that_have_some(self):
+        with COMMAND.up("--model", "tiny-dense", "--tp", "1", "--max-tokens", "2") as (address, _):
+            group = json.loads(run("status", "--connect", address, "--json").stdout)["models"][0]["groups"][0]
+            self.assertEqual(group["expert_mode"], "")
+            self.assertIn("tp 1  ep 1  ready", run("status", "--connect", address).stdout)
 
 
 class Verify(unittest.TestCase):

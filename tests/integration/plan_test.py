@@ -6,13 +6,14 @@
 import json
 import os
 import sys
+import tempfile
 import unittest
 
 from command_line import CommandLine
 
 COMMAND = CommandLine(os.path.join(sys.argv[1], "alphecca"))
 GIB = 2**30
-KEYS = ["model", "weights", "fits", "reason", "missing_bytes", "tp", "ep", "replicas", "total_weight_bytes", "ranks", "bound"]
+KEYS = ["model", "weights", "fits", "reason", "missing_bytes", "tp", "ep", "expert_mode", "replicas", "total_weight_bytes", "ranks", "bound"]
 RANK_KEYS = ["rank", "device", "weight_bytes", "mapped_bytes", "workspace_bytes", "kv_bytes", "kv_tokens"]
 
 
@@ -58,6 +59,32 @@ class Plan(unittest.TestCase):
         self.assertEqual(people.returncode, 3)
         self.assertIn("GiB short on each", people.stdout)
 
+    def test_wide_ranks_hold_attention_whole_and_copies_of_experts(self):
+        def weights(*args):
+            status, got = plan("26b-a4b", "bf16", "4xl40s", "--context", "32768", *args)
+            self.assertEqual((status, len(got["ranks"])), (0, 2))
+            return got, [rank["weight_bytes"] for rank in got["ranks"]]
+        with tempfile.TemporaryDirectory() as folder:
+            load = os.path.join(folder, "load.json")
+            with open(load, "w", encoding="utf-8") as f:
+                json.dump({"layers": [[1 + e % 7 for e in range(128)]] * 30}, f)
+            fused, fused_bytes = weights()
+            wide, wide_bytes = weights("--expert-mode", "wide")
+            self.assertEqual((fused["tp"], fused["ep"], fused["expert_mode"]), (2, 2, "fused"))
+            self.assertEqual((wide["tp"], wide["ep"], wide["expert_mode"]), (1, 2, "wide"))
+            experts = 30 * 128 * 3 * 704 * 2816 * 2
+            rest = wide["total_weight_bytes"] - experts  # norms and the router are on every rank in any case
+            self.assertEqual(wide_bytes, [rest + experts // 2] * 2)
+            self.assertLess(sum(fused_bytes), sum(wide_bytes) - rest // 2)
+            for mode, base in (("wide", wide_bytes), ("fused", fused_bytes)):
+                _, copied = weights("--expert-mode", mode, "--expert-load", load, "--hot-experts", "3")
+                self.assertEqual([b - a for a, b in zip(base, copied)], [30 * 3 * 3 * 704 * 2816 * 2] * 2, mode)
+            people = COMMAND.run("plan", "--model", "26b-a4b", "--devices", "4xl40s", "--context", "32768", "--expert-mode",
+                                 "wide", "--expert-load", load, "--hot-experts", "3")
+            self.assertEqual(people.returncode, 0, people.stderr)
+            for part in ("tp 1, ep 2, wide", "64-127+3", "sliding windows of 8 sequences"):
+                self.assertIn(part, people.stdout)
+
     def test_a_table_for_people(self):
         done = COMMAND.run("plan", "--model", "26b-a4b", "--devices", "2xl40s,1xl4", "--context", "32768", "--drafter")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -71,6 +98,9 @@ class Plan(unittest.TestCase):
                             ({"--devices": "2"}, "<count>x<name>"), ({"--devices": "9999999999xl4"}, "<count>x<name>"),
                             ({"--context": "262145"}, "262144"), ({"--context": "99999999999999999999"}, "262144"),
                             ({"--context": "-5"}, "-5"), ({"--concurrency": "0"}, "concurrency"), ({"--weights": "int3"}, "q4_0"),
+                            ({"--expert-mode": "wide"}, "wants a model with experts"), ({"--hot-experts": "2"}, "hot experts"),
+                            ({"--model": "26b-a4b", "--devices": "1xb200", "--expert-mode": "wide"}, "ep 2 or more"),
+                            ({"--model": "26b-a4b", "--expert-load": "/no/such/load", "--hot-experts": "2"}, "/no/such/load"),
                             ({"--memory-share": "0"}, "share"), ({"--model": "12b", "--drafter": "true"}, "no drafter")):
             args = [text for pair in {**good, **wrong}.items() for text in pair]
             args = [text for text in args if text != "true"]

@@ -73,10 +73,11 @@ TEST_P(PlanLayoutTest, RunsAsItsSourceDoesUnderThePlan) {
   options.weights = c.weights;
   const auto want = verify::RunPrompts(**source, *golden, options, verify::Continue::kFreely);
   ASSERT_TRUE(want.ok()) << want.status();
-  ASSERT_EQ(got->size(), want->size());
-  for (size_t i = 0; i < want->size(); ++i) {
-    EXPECT_EQ((*got)[i].ids, (*want)[i].ids);
-    EXPECT_EQ((*got)[i].step_logits, (*want)[i].step_logits) << "prompt " << i;
+  const std::vector<verify::PromptRun>& runs = got->front();
+  ASSERT_EQ(runs.size(), want->front().size());
+  for (size_t i = 0; i < runs.size(); ++i) {
+    EXPECT_EQ(runs[i].ids, want->front()[i].ids);
+    EXPECT_EQ(runs[i].step_logits, want->front()[i].step_logits) << "prompt " << i;
   }
 }
 

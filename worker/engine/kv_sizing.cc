@@ -80,7 +80,7 @@ absl::StatusOr<KvSizes> SizeKv(const model::ModelConfig& config, const model::Sh
   RETURN_IF_ERROR(CheckOptions(config, options));
   KvSizes sizes{.context = options.context == 0 ? config.context : options.context};
   const int block_tokens = options.block_tokens;
-  const int64_t sequences = (options.max_sequences + plan.owners() - 1) / plan.owners();  // of one rank
+  const int64_t sequences = plan.SequencesOfOwner(options.max_sequences);
   int64_t least_sliding = 0;
   if (model::HasPool(config, kernels::kFullPool)) {
     sizes.full_blocks =

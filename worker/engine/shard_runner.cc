@@ -114,7 +114,8 @@ class Runner final : public ShardRunner {
     const std::unique_ptr<kernels::Step> step =
         backend_.Upload(*stream_, arrays_.Input(), pools_[0].get(), pools_[1].get());
     const int count = logits.sampling.empty() ? 1 : kernels::CandidateCount(logits.sampling);
-    RETURN_IF_ERROR(gemma_->Run(*stream_, *step, pools_[0].get(), pools_[1].get(), count, logits.most));
+    RETURN_IF_ERROR(gemma_->Run(*stream_, *step, pools_[0].get(), pools_[1].get(), count,
+                                {.rows = static_cast<int64_t>(plan.rows.size()), .most_logit_rows = logits.most}));
     StepResult result{.epoch = plan.epoch, .step = plan.step, .choices = {}};
     if (plan.logits.empty()) {
       RETURN_IF_ERROR(backend_.Synchronize(*stream_));

@@ -5,7 +5,7 @@
 // Tensor parallel: a rank holds some heads, MLP columns, experts and rows of the vocabulary. Its branch outputs are
 // parts of sums that Sum() completes, twice a layer and once for the embedding; everything between is replicated.
 // Wide expert parallel: a rank has its own rows and all weights but the experts', so nothing is summed; rows meet the
-// experts of all ranks in WideExperts().
+// experts of all ranks in WideExchange::Experts().
 #include "worker/forward/gemma.h"
 
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include "model/shard_slices.h"
 #include "worker/forward/scratch.h"
 #include "worker/forward/weights.h"
+#include "worker/forward/wide.h"
 
 namespace alphecca::forward {
 namespace {
@@ -38,8 +39,7 @@ struct Rank {
   Weights weights = {};
   Scratch scratch = {};
   bool wide = false;
-  std::vector<BufferPtr> homes = {};  // of each layer's experts [E, 2C] (kernels::PlaceExpertsArgs); none on one rank
-  int copies = 1;                     // C, the most copies of an expert
+  ExpertHomes homes = {};
   std::vector<int> pool_layer = {};   // of a layer that owns KV: its index within its pool
   std::vector<std::byte> zeros = {};  // [max_rows, D]; empty if this rank has a part in all sums
   const Probe* probe = nullptr;
@@ -61,13 +61,15 @@ bool HasEmptyPart(const Rank& r) {
 // One step.
 class Pass {
  public:
-  Pass(Rank& rank, kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full, kernels::KvPool* sliding)
+  Pass(Rank& rank, kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full, kernels::KvPool* sliding,
+       const WideStep& all)
       : r_(rank),
         config_(rank.config),
         weights_(rank.weights),
         backend_(rank.backend),
         stream_(stream),
         step_(step),
+        wide_(rank.backend, rank.comm, rank.scratch, stream, step, all),
         pools_{full, sliding},
         x_(rank.scratch.residual.View(step.rows, config_.hidden)),
         h_(rank.scratch.normed.View(step.rows, config_.hidden)),
@@ -78,12 +80,12 @@ class Pass {
         y_(Rows(branch_, 0, step.rows)),
         experts_(Rows(branch_, config_.experts > 0 ? step.rows : 0, step.rows)) {}
 
-  absl::Status Run(int candidates, int64_t most_logit_rows) {
+  absl::Status Run(int candidates) {
     if (step_.rows == 0) {  // wide: no sequence of this rank's, but its experts are asked
       for (int l = 0; l < r_.layers(); ++l) {
         RETURN_IF_ERROR(WideExperts(l, weights_.layers[static_cast<size_t>(l)]));
       }
-      return ShareChoices(candidates, most_logit_rows);
+      return wide_.Choose(candidates);
     }
     RETURN_IF_ERROR(Embed());
     RETURN_IF_ERROR(PerLayerInputs());
@@ -91,7 +93,7 @@ class Pass {
     for (int l = 0; l < r_.layers(); ++l) {
       RETURN_IF_ERROR(Layer(l));
     }
-    return r_.wide ? WideHead(candidates, most_logit_rows) : Head(candidates);
+    return Head(candidates);
   }
 
  private:
@@ -259,7 +261,7 @@ class Pass {
   // This rank's experts on the rows of h, which all ranks have.
   void FusedExperts(int l, const LayerWeights& w) {
     if (!r_.homes.empty()) {
-      backend_.PlaceExperts(stream_, step_, {.homes = Homes(l), .rank = r_.comm.rank(), .ids = ids_});
+      backend_.PlaceExperts(stream_, step_, {.homes = r_.homes.Layer(l), .rank = r_.comm.rank(), .ids = ids_});
     }
     backend_.Experts(stream_, {.in = h_,
                                .gate_up = w.expert_gate_up.get(),
@@ -270,42 +272,16 @@ class Pass {
                                .load = Rows(ExpertRows(), l, 1)});
   }
 
-  // The rows of h travel to the ranks that hold their experts, once to each; what those make of them comes back and is
-  // added up in the order of ranks.
+  // All ranks' experts on the rows of h, which this rank alone has.
   absl::Status WideExperts(int l, const LayerWeights& w) {
-    const int64_t d = config_.hidden;
-    const int64_t k = config_.experts_per_token;
-    const int64_t ranks = r_.comm.size();
-    const int64_t room = r_.scratch.max_rows;
-    const Tensor counts = r_.scratch.counts.View(1, 2 * ranks + 1);
-    const Tensor sent = Columns(counts, 0, ranks);
-    const Tensor received = Columns(counts, ranks, ranks + 1);
-    const Tensor dispatched = r_.scratch.dispatched.View(ranks * step_.rows, d + 2 * k);
-    const Tensor arrived = r_.scratch.arrived.View(room, d + 2 * k);
-    const Tensor answers = r_.scratch.answers.View(room, d);
-    const Tensor rows = r_.scratch.sent_rows.View(step_.rows, ranks);
-    backend_.Dispatch(
-        stream_, step_,
-        {.in = h_, .ids = ids_, .weights = mix_, .homes = Homes(l), .out = dispatched, .counts = sent, .rows = rows});
-    RETURN_IF_ERROR(r_.comm.ExchangeRows(
-        stream_, {.send = dispatched, .send_counts = sent, .recv = arrived, .recv_counts = received}));
-    Tensor places = Columns(arrived, d + k, k);
-    places.type = kernels::DType::kI32;
-    backend_.Experts(stream_, {.in = Columns(arrived, 0, d),
-                               .gate_up = w.expert_gate_up.get(),
-                               .down = w.expert_down.get(),
-                               .ids = places,
-                               .weights = Columns(arrived, d, k),
-                               .out = answers,
-                               .load = Rows(ExpertRows(), l, 1),
-                               .live = Columns(received, ranks, 1)});
-    const Tensor back = r_.scratch.dispatched.View(ranks * step_.rows, d);
-    RETURN_IF_ERROR(r_.comm.ExchangeRows(stream_, {.send = answers,
-                                                   .send_counts = Columns(received, 0, ranks),
-                                                   .recv = back,
-                                                   .recv_counts = r_.scratch.returned.View(1, ranks + 1)}));
-    backend_.Combine(stream_, {.in = back, .rows = rows, .out = experts_});
-    return absl::OkStatus();
+    return wide_.Experts({.in = h_,
+                          .ids = ids_,
+                          .weights = mix_,
+                          .homes = r_.homes.Layer(l),
+                          .gate_up = w.expert_gate_up.get(),
+                          .down = w.expert_down.get(),
+                          .load = Rows(ExpertRows(), l, 1),
+                          .out = experts_});
   }
 
   // y = Wproj (gelu(Wgate x) * ple[l]): reads x as it is, without a norm. Replicated: no sum.
@@ -318,31 +294,24 @@ class Pass {
   }
 
   // logits = cap(E (rms(x) * w_norm)) of the rows that want them; each rank reduces its slice of the vocabulary to
-  // candidates, and all choose from all candidates.
+  // candidates, and all choose from all candidates. Wide: each rank has the whole vocabulary and chooses alone.
   absl::Status Head(int count) {
-    if (step_.logit_rows == 0) {
-      return absl::OkStatus();
-    }
-    const int64_t bytes = step_.logit_rows * kernels::CandidateRecordBytes(count);
     auto* records = static_cast<std::byte*>(r_.scratch.candidates.buffer().data);
-    std::byte* mine = records + r_.comm.rank() * bytes;
-    RETURN_IF_ERROR(CandidatesOf(count, mine));
-    RETURN_IF_ERROR(r_.comm.AllGather(stream_, mine, bytes, records));
-    backend_.Choose(
-        stream_, step_,
-        {.records = records, .ranks = r_.comm.size(), .count = count, .out = r_.scratch.choices.buffer().data});
-    return absl::OkStatus();
-  }
-
-  // Each rank has the whole vocabulary and chooses for its own rows alone; then all learn all choices.
-  absl::Status WideHead(int count, int64_t most_rows) {
+    const int64_t bytes = step_.logit_rows * kernels::CandidateRecordBytes(count);
+    std::byte* mine = r_.wide ? records : records + r_.comm.rank() * bytes;
     if (step_.logit_rows > 0) {
-      void* records = r_.scratch.candidates.buffer().data;
-      RETURN_IF_ERROR(CandidatesOf(count, records));
-      backend_.Choose(stream_, step_,
-                      {.records = records, .ranks = 1, .count = count, .out = OwnChoices(count, most_rows)});
+      RETURN_IF_ERROR(CandidatesOf(count, mine));
     }
-    return ShareChoices(count, most_rows);
+    if (r_.wide) {
+      return wide_.Choose(count);
+    }
+    if (step_.logit_rows > 0) {
+      RETURN_IF_ERROR(r_.comm.AllGather(stream_, mine, bytes, records));
+      backend_.Choose(
+          stream_, step_,
+          {.records = records, .ranks = r_.comm.size(), .count = count, .out = r_.scratch.choices.buffer().data});
+    }
+    return absl::OkStatus();
   }
 
   absl::Status CandidatesOf(int count, void* out) {
@@ -361,16 +330,6 @@ class Pass {
     backend_.Candidates(stream_, step_,
                         {.logits = logits, .first_token = r_.shard.vocab.begin, .count = count, .out = out});
     return absl::OkStatus();
-  }
-
-  std::byte* OwnChoices(int count, int64_t most_rows) {
-    return static_cast<std::byte*>(r_.scratch.choices.buffer().data) +
-           r_.comm.rank() * most_rows * kernels::ChoiceBytes(count);
-  }
-
-  absl::Status ShareChoices(int count, int64_t most_rows) {
-    return r_.comm.AllGather(stream_, OwnChoices(count, most_rows), most_rows * kernels::ChoiceBytes(count),
-                             r_.scratch.choices.buffer().data);
   }
 
   // ---- Small steps ------------------------------------------------------------------------------------------------
@@ -402,14 +361,6 @@ class Pass {
                    std::span(r_.zeros).first(static_cast<size_t>(part.rows * row_bytes)));
   }
 
-  Tensor Homes(int l) const {
-    return {.data = r_.homes[static_cast<size_t>(l)]->data,
-            .type = kernels::DType::kI32,
-            .rows = config_.experts,
-            .cols = 2 * r_.copies,
-            .stride = 2 * r_.copies};
-  }
-
   Tensor ExpertRows() const { return r_.scratch.load.View(r_.layers(), r_.experts()); }
 
   // Hands values to the probe, if there is one. Values the host sees this way decide nothing.
@@ -429,6 +380,7 @@ class Pass {
   kernels::Backend& backend_;
   kernels::Stream& stream_;
   const kernels::Step& step_;
+  WideExchange wide_;
   kernels::KvPool* pools_[2];
   Tensor x_;              // [T, D]
   Tensor h_;              // [T, D]
@@ -465,7 +417,7 @@ class GemmaRank : public Gemma {
                                                  .vocab = r.duties.vocabulary ? r.shard.vocab.size() : 0,
                                                  .ranks = r.comm.size(),
                                                  .wide = r.wide}));
-    RETURN_IF_ERROR(UploadHomes());
+    ASSIGN_OR_RETURN(r.homes, ExpertHomes::Upload(r.config, plan_, r.shard.rank, r.backend));
     if (HasEmptyPart(r)) {
       r.zeros.assign(static_cast<size_t>(options.max_rows * r.config.hidden) * sizeof(float), std::byte{0});
     }
@@ -491,15 +443,17 @@ class GemmaRank : public Gemma {
   int64_t weight_bytes() const override { return rank_.weights.bytes; }
 
   absl::Status Run(kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full, kernels::KvPool* sliding,
-                   int candidates, int64_t most_logit_rows) override {
+                   int candidates, const WideStep& all) override {
     kernels::Check(step.rows >= (rank_.wide ? 0 : 1) && step.rows <= max_rows_,
                    "a step has at least one row (wide: none), at most max_rows");
     kernels::Check(step.logit_rows <= max_logit_rows_, "at most max_logit_rows rows of a step want logits");
     kernels::Check(candidates >= 1 && candidates <= kernels::kMaxCandidates, "1 to kMaxCandidates candidates a row");
     logit_rows_ = step.logit_rows;
-    kernels::Check(!rank_.wide || (step.logit_rows <= most_logit_rows && most_logit_rows <= max_logit_rows_),
+    kernels::Check(!rank_.wide || (step.rows <= all.rows && all.rows <= max_rows_),
+                   "the rows of all ranks are at least this one's, at most max_rows");
+    kernels::Check(!rank_.wide || (step.logit_rows <= all.most_logit_rows && all.most_logit_rows <= max_logit_rows_),
                    "the most logit rows of any rank are at least this one's, at most max_logit_rows");
-    return Pass(rank_, stream, step, full, sliding).Run(candidates, most_logit_rows);
+    return Pass(rank_, stream, step, full, sliding, all).Run(candidates);
   }
 
   const void* choices() const override { return rank_.scratch.choices.buffer().data; }
@@ -524,32 +478,6 @@ class GemmaRank : public Gemma {
   }
 
  private:
-  // Where the plan has the experts of each layer. A rank alone has them all, in order.
-  absl::Status UploadHomes() {
-    Rank& r = rank_;
-    if (r.config.experts == 0 || r.comm.size() == 1) {
-      return absl::OkStatus();
-    }
-    std::vector<std::vector<std::vector<model::ExpertHome>>> layers;
-    for (int l = 0; l < r.layers(); ++l) {
-      layers.push_back(model::ExpertHomes(r.config, plan_, l, r.shard.rank));
-      for (const std::vector<model::ExpertHome>& homes : layers.back()) {
-        r.copies = std::max(r.copies, static_cast<int>(homes.size()));
-      }
-    }
-    const std::unique_ptr<kernels::Stream> stream = r.backend.CreateStream();
-    for (const auto& layer : layers) {
-      std::vector<model::ExpertHome> table(layer.size() * static_cast<size_t>(r.copies), {.rank = -1, .index = -1});
-      for (size_t e = 0; e < layer.size(); ++e) {
-        std::copy(layer[e].begin(), layer[e].end(), table.begin() + static_cast<int64_t>(e) * r.copies);
-      }
-      const std::span<const std::byte> bytes = std::as_bytes(std::span(table));
-      ASSIGN_OR_RETURN(r.homes.emplace_back(), r.backend.Allocate(static_cast<int64_t>(bytes.size())));
-      r.backend.Write(*stream, *r.homes.back(), 0, bytes);
-    }
-    return r.backend.Synchronize(*stream);
-  }
-
   // The device counts from 0 on.
   absl::Status ClearLoad() {
     const auto experts = static_cast<size_t>(rank_.experts());

@@ -31,6 +31,12 @@ struct Probe {
   std::function<void(const char* name, int layer, std::span<const float> values, int64_t rows, int64_t cols)> on_rows;
 };
 
+// What a step of a wide plan is for all ranks together: the same on each.
+struct WideStep {
+  int64_t rows = 0;             // of all ranks, at most max_rows
+  int64_t most_logit_rows = 0;  // of the rank that has the most
+};
+
 // Rows that each expert of this rank has computed since the load, [layer][its own range, then copies]; the rows of all
 // steps, prompts included. Without layers: the model or the rank has no experts.
 using ExpertLoad = std::vector<std::vector<uint64_t>>;
@@ -52,10 +58,10 @@ class Gemma {
 
   // Runs one uploaded step and samples: choices lie at `choices`, ChoiceBytes(candidates) a logit row, when the
   // stream gets there. Fails only where a collective does.
-  // Wide plans: `step` holds the rows of the sequences that this rank owns, perhaps none, all ranks' together at most
-  // max_rows. Then choices lie rank by rank, `most_logit_rows` for each: the most that any rank has in this step.
+  // Wide plans: `step` holds the rows of the sequences that this rank owns, perhaps none, and `all` says what the ranks
+  // have together. Then choices lie rank by rank, all.most_logit_rows for each.
   virtual absl::Status Run(kernels::Stream& stream, const kernels::Step& step, kernels::KvPool* full,
-                           kernels::KvPool* sliding, int candidates, int64_t most_logit_rows = 0) = 0;
+                           kernels::KvPool* sliding, int candidates, const WideStep& all = {}) = 0;
   virtual const void* choices() const = 0;
 
   // This rank's slice of the logits of the last step, [R, vocab slice] (verification).

@@ -56,7 +56,6 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   const int64_t record = kernels::CandidateRecordBytes(kernels::kMaxCandidates) / 4;
   const int64_t choice = kernels::ChoiceBytes(kernels::kMaxCandidates) / 4;
   Scratch s;
-  s.max_rows = rows;
   RETURN_IF_ERROR(s.residual.Allocate(backend, rows, d));
   RETURN_IF_ERROR(s.normed.Allocate(backend, rows, d));
   RETURN_IF_ERROR(s.branch.Allocate(backend, moe ? 2 * rows : rows, d));
@@ -70,7 +69,8 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   RETURN_IF_ERROR(s.expert_mix.Allocate(backend, rows, config.experts_per_token));
   if (sizes.wide) {
     const int64_t record_cols = d + 2 * config.experts_per_token;
-    RETURN_IF_ERROR(s.dispatched.Allocate(backend, sizes.ranks * rows, record_cols));
+    const int64_t most_ranks = std::min(sizes.ranks, config.experts_per_token);  // that a row goes to
+    RETURN_IF_ERROR(s.dispatched.Allocate(backend, most_ranks * rows, record_cols));
     RETURN_IF_ERROR(s.arrived.Allocate(backend, rows, record_cols));
     RETURN_IF_ERROR(s.answers.Allocate(backend, rows, d));
     RETURN_IF_ERROR(s.sent_rows.Allocate(backend, rows, sizes.ranks, kernels::DType::kI32));
@@ -81,7 +81,7 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   RETURN_IF_ERROR(s.last.Allocate(backend, sizes.logit_rows, d));
   RETURN_IF_ERROR(s.hidden.Allocate(backend, sizes.logit_rows, d));
   RETURN_IF_ERROR(s.logits.Allocate(backend, sizes.logit_rows, sizes.vocab));
-  RETURN_IF_ERROR(s.candidates.Allocate(backend, sizes.logit_rows * sizes.ranks, record));
+  RETURN_IF_ERROR(s.candidates.Allocate(backend, sizes.logit_rows * (sizes.wide ? 1 : sizes.ranks), record));
   RETURN_IF_ERROR(s.choices.Allocate(backend, sizes.logit_rows * (sizes.wide ? sizes.ranks : 1), choice));
   return s;
 }

@@ -41,7 +41,6 @@ struct ScratchSizes {
 };
 
 struct Scratch {
-  int64_t max_rows = 0;   // T at most
   Activation residual;    // x [T, D]
   Activation normed;      // input of a branch [T, D]
   Activation branch;      // output of a branch [T, D], or of the dense and the expert part [2T, D]: summed over ranks
@@ -53,8 +52,8 @@ struct Scratch {
   Activation router;      // [T, E]
   Activation expert_ids;  // [T, k] i32
   Activation expert_mix;  // [T, k]
-  Activation dispatched;  // wide: rows for other ranks' experts [ranks T, D + 2k], later their answers [ranks T, D]
-  Activation arrived;     // wide: rows for this rank's experts [T, D + 2k]
+  Activation dispatched;  // wide: rows for other ranks' experts [min(ranks, k) T, D + 2k], later answers [.., D]
+  Activation arrived;     // wide: rows of all ranks for this one's experts [T, D + 2k]
   Activation answers;     // wide: what the experts make of them [T, D]
   Activation sent_rows;   // wide: which dispatched row is whose [T, ranks] i32
   Activation counts;      // wide: rows sent to each rank [ranks], rows from each and in all [ranks + 1]; i32
@@ -63,7 +62,7 @@ struct Scratch {
   Activation last;        // x of the logit rows [R, D]
   Activation hidden;      // the same after the final norm [R, D]
   Activation logits;      // [R, vocabulary share]
-  Activation candidates;  // [ranks][R] records of at most kMaxCandidates
+  Activation candidates;  // [ranks][R] records of at most kMaxCandidates; wide: [R]
   Activation choices;     // [R] records; wide: [ranks][R]
 };
 

@@ -182,7 +182,7 @@ class TracingCommunicator : public comm::Communicator {
                 [&] { return inner_.AllToAll(stream, send, send_bytes, recv, recv_bytes); });
   }
   absl::Status ExchangeRows(kernels::Stream& stream, const comm::RowExchange& exchange) override {
-    // How many rows travel is known on the device only: as if all did.
+    // How many rows travel is known on the device only: as many as can.
     return Span("ExchangeRows", {.bytes = Bytes(exchange.recv), .flops = 0},
                 [&] { return inner_.ExchangeRows(stream, exchange); });
   }

@@ -80,9 +80,10 @@ absl::StatusOr<int64_t> KvBudget(const ShardAssignment& a, const model::Checkpoi
   RETURN_IF_ERROR(backend.Synchronize(*stream));
   const auto least = std::min_element(budgets.begin(), budgets.end());
   if (*least < kMinKvBytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "rank ", least - budgets.begin(), " has ", *least, " bytes for KV beside weights and activations (", held,
-        " bytes on this rank), needs at least ", kMinKvBytes, ": more memory (--memory) or more ranks (--tp)"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("rank ", least - budgets.begin(), " has ", *least,
+                     " bytes for KV beside weights and activations (", held, " bytes on this rank), needs at least ",
+                     kMinKvBytes, ": more memory (--memory) or more ranks (", plan.wide() ? "--ep" : "--tp", ")"));
   }
   return *least;
 }

@@ -357,4 +357,23 @@ Verdict Judge(const GoldenCase& golden, const std::vector<PromptRun>& runs, Rule
   return Judging(golden, rule, moe).Run(runs);
 }
 
+Verdict Together(const std::vector<Verdict>& owners) {
+  Verdict all = owners.front();
+  for (size_t owner = 1; owner < owners.size(); ++owner) {
+    const Verdict& verdict = owners[owner];
+    for (const auto error : {&Verdict::max_abs_logit_error, &Verdict::logit_rel_rms, &Verdict::hidden_rel_rms}) {
+      if ((verdict.*error).has_value()) {
+        Raise(all.*error, *(verdict.*error));
+      }
+    }
+    if (verdict.greedy_match != owners.front().greedy_match) {
+      absl::StrAppend(&all.greedy_match, ", owner ", owner, ": ", verdict.greedy_match);
+    }
+    for (const std::string& failure : verdict.failures) {
+      all.failures.push_back(absl::StrCat("owner ", owner, ": ", failure));
+    }
+  }
+  return all;
+}
+
 }  // namespace alphecca::verify

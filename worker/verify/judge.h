@@ -50,4 +50,8 @@ struct Verdict {
 // `runs` one a prompt of the case, in its order.
 Verdict Judge(const GoldenCase& golden, const std::vector<PromptRun>& runs, Rule rule, bool moe);
 
+// Verdicts on what each owner of sequences computed (at least one) as one: errors of the worst, failures of all. What
+// is not the first owner's says whose it is.
+Verdict Together(const std::vector<Verdict>& owners);
+
 }  // namespace alphecca::verify

@@ -18,8 +18,10 @@ enum class Continue { kAlongGolden, kFreely };
 // Tokens of the case's longest prompt with its continuation.
 int64_t LongestSequence(const GoldenCase& golden);
 
-// One run a prompt, in the case's order, on a group made for it.
-absl::StatusOr<std::vector<PromptRun>> RunPrompts(const model::Checkpoint& checkpoint, const GoldenCase& golden,
-                                                  const GroupOptions& options, Continue mode = Continue::kAlongGolden);
+// One run a prompt, in the case's order, on a group made for it; `options` but for slots, max_rows of one sequence.
+// [owner][prompt]: in wide plans every rank owns the sequence once, and all compute at the same time.
+absl::StatusOr<std::vector<std::vector<PromptRun>>> RunPrompts(const model::Checkpoint& checkpoint,
+                                                               const GoldenCase& golden, const GroupOptions& options,
+                                                               Continue mode = Continue::kAlongGolden);
 
 }  // namespace alphecca::verify

@@ -74,7 +74,7 @@ class ThreadRankGroup : public RankGroup {
     if (plan_.wide()) {
       return RunWide(full_step, count);
     }
-    RETURN_IF_ERROR(OnEachRank([&](size_t r) { return RunRank(full_step, count, 0, ranks_[r], results[r]); }));
+    RETURN_IF_ERROR(OnEachRank([&](size_t r) { return RunRank(full_step, count, {}, ranks_[r], results[r]); }));
     opened_ = true;
     return Join(results, static_cast<int64_t>(step.logit_rows.size()));
   }
@@ -103,7 +103,9 @@ class ThreadRankGroup : public RankGroup {
     return rows;
   }
 
-  void set_probe(const forward::Probe* probe) override { ranks_[0].gemma->set_probe(probe); }
+  void set_probe(int rank, const forward::Probe* probe) override {
+    ranks_[static_cast<size_t>(rank)].gemma->set_probe(probe);
+  }
 
   absl::Status ExportKv(kernels::PoolKind kind, int layer, int32_t slot, Range positions, std::span<float> key,
                         std::span<float> value) override {
@@ -252,14 +254,14 @@ class ThreadRankGroup : public RankGroup {
   absl::StatusOr<GroupResult> RunWide(const GroupStep& step, int count) {
     std::vector<GroupStep> parts;
     std::vector<std::vector<size_t>> logits(ranks_.size());
-    size_t most = 0;
+    forward::WideStep all = {.rows = static_cast<int64_t>(step.tokens.size())};
     for (size_t r = 0; r < ranks_.size(); ++r) {
       parts.push_back(PartOf(step, static_cast<int>(r), logits[r]));
-      most = std::max(most, logits[r].size());
+      all.most_logit_rows = std::max(all.most_logit_rows, static_cast<int64_t>(logits[r].size()));
     }
+    const auto most = static_cast<size_t>(all.most_logit_rows);
     std::vector<RankResult> results(ranks_.size());
-    RETURN_IF_ERROR(OnEachRank(
-        [&](size_t r) { return RunRank(parts[r], count, static_cast<int64_t>(most), ranks_[r], results[r]); }));
+    RETURN_IF_ERROR(OnEachRank([&](size_t r) { return RunRank(parts[r], count, all, ranks_[r], results[r]); }));
     opened_ = true;
     GroupResult joined;
     joined.vocab = checkpoint_.config().vocab;
@@ -287,8 +289,9 @@ class ThreadRankGroup : public RankGroup {
     return joined;
   }
 
-  // `count`: candidates of a row; `most`: wide plans, logit rows of the rank that has the most.
-  absl::Status RunRank(const GroupStep& step, int count, int64_t most, RankState& rank, RankResult& result) const {
+  // `count`: candidates of a row.
+  absl::Status RunRank(const GroupStep& step, int count, const forward::WideStep& all, RankState& rank,
+                       RankResult& result) const {
     std::vector<KeyRange> full;
     for (const int32_t p : step.positions) {
       full.push_back({0, p});
@@ -312,9 +315,9 @@ class ThreadRankGroup : public RankGroup {
     kernels::KvPool* full_pool = rank.pools[kernels::kFullPool].get();
     kernels::KvPool* sliding_pool = rank.pools[kernels::kSlidingPool].get();
     const std::unique_ptr<kernels::Step> uploaded = rank.backend->Upload(*rank.stream, input, full_pool, sliding_pool);
-    RETURN_IF_ERROR(rank.gemma->Run(*rank.stream, *uploaded, full_pool, sliding_pool, count, most));
+    RETURN_IF_ERROR(rank.gemma->Run(*rank.stream, *uploaded, full_pool, sliding_pool, count, all));
     const auto rows = static_cast<int64_t>(step.logit_rows.size());
-    return ReadBack(rank, rows, plan_.wide() ? most * plan_.owners() : rows, count, result);
+    return ReadBack(rank, rows, plan_.wide() ? all.most_logit_rows * plan_.owners() : rows, count, result);
   }
 
   static absl::Status ReadBack(RankState& rank, int64_t rows, int64_t choices, int count, RankResult& result) {

@@ -69,8 +69,8 @@ class RankGroup {
   // Rows that each expert has computed since the load, on all ranks together; empty without experts.
   virtual absl::StatusOr<model::ExpertRows> ReadExpertRows() = 0;
 
-  // Sees inside rank 0; null: nobody does.
-  virtual void set_probe(const forward::Probe* probe) = 0;
+  // Sees inside a rank, called by that rank's thread; null: nobody does.
+  virtual void set_probe(int rank, const forward::Probe* probe) = 0;
   // Positions [range) of a slot as rank 0 holds them, f32 [K, n, Hd]; `layer` counts within the pool.
   virtual absl::Status ExportKv(kernels::PoolKind kind, int layer, int32_t slot, Range positions, std::span<float> key,
                                 std::span<float> value) = 0;

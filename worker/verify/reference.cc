@@ -152,7 +152,8 @@ absl::StatusOr<GoldenCase> OwnReference(const GoldenCase& golden, const model::C
   options.backend.activations = kernels::Activations::kF32;
   options.context = LongestSequence(golden);
   options.max_rows = std::min(step_rows, options.context);
-  ASSIGN_OR_RETURN(const std::vector<PromptRun> runs, RunPrompts(*exact, golden, options, Continue::kFreely));
+  ASSIGN_OR_RETURN(const auto by_owner, RunPrompts(*exact, golden, options, Continue::kFreely));
+  const std::vector<PromptRun>& runs = by_owner.front();
   GoldenCase own = golden;
   own.tie = kOwnReferenceTie;
   own.peer.reset();

@@ -37,13 +37,15 @@ absl::StatusOr<bool> IsQuantised(const model::Checkpoint& checkpoint, model::Wei
 
 // Near-ties of routers are a property of the F32 computation: runs it and hands its gaps to the runs that are judged.
 absl::Status MeasureRouterGaps(const model::Checkpoint& checkpoint, const GoldenCase& golden, GroupOptions options,
-                               std::vector<PromptRun>& runs) {
+                               std::vector<std::vector<PromptRun>>& by_owner) {
   options.sharding = {};
   options.backend.activations = kernels::Activations::kF32;
   options.kv_type = DType::kF32;
-  ASSIGN_OR_RETURN(const std::vector<PromptRun> exact, RunPrompts(checkpoint, golden, options));
-  for (size_t i = 0; i < runs.size(); ++i) {
-    runs[i].router_gaps = exact[i].router_gaps;
+  ASSIGN_OR_RETURN(const auto exact, RunPrompts(checkpoint, golden, options));
+  for (std::vector<PromptRun>& runs : by_owner) {
+    for (size_t i = 0; i < runs.size(); ++i) {
+      runs[i].router_gaps = exact.front()[i].router_gaps;
+    }
   }
   return absl::OkStatus();
 }
@@ -97,14 +99,13 @@ absl::StatusOr<VerifyReport> StartReport(const GoldenCase& golden, const model::
         absl::StrFormat("%s: a GGUF file keeps its own weight types; leave out --weights", golden.name));
   }
   ASSIGN_OR_RETURN(const bool quantised, IsQuantised(checkpoint, options.weights));
-  const bool moe = checkpoint.config().experts > 0;
   const bool int8 = quantised && !options.f32_activations && options.kernels != Kernels::kRef;
   const bool bf16_kv = !options.f32_activations && options.bf16_kv.value_or(int8);
 
   VerifyReport report;
   report.case_name = golden.name;
   report.tp = options.tp;
-  report.ep = options.ep.value_or(moe ? options.tp : 1);
+  report.ep = options.ep.value_or(model::DefaultEp(checkpoint.config(), options.tp));
   report.expert_mode = options.expert_mode;
   report.weights = golden.gguf ? "gguf"
                    : options.weights == model::WeightType::kAsFile
@@ -138,12 +139,16 @@ absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const Veri
   group.kv_type = report.kv == "bf16" ? DType::kBF16 : DType::kF32;
   group.context = LongestSequence(golden);
   group.max_rows = std::min(options.step_rows, group.context);
-  ASSIGN_OR_RETURN(std::vector<PromptRun> runs, RunPrompts(*checkpoint, golden, group));
+  ASSIGN_OR_RETURN(std::vector<std::vector<PromptRun>> by_owner, RunPrompts(*checkpoint, golden, group));
   const bool moe = checkpoint->config().experts > 0;
   if (moe && report.rule != Rule::kF32) {
-    RETURN_IF_ERROR(MeasureRouterGaps(*checkpoint, golden, group, runs));
+    RETURN_IF_ERROR(MeasureRouterGaps(*checkpoint, golden, group, by_owner));
   }
-  report.verdict = Judge(golden, runs, report.rule, moe);
+  std::vector<Verdict> verdicts;
+  for (const std::vector<PromptRun>& runs : by_owner) {
+    verdicts.push_back(Judge(golden, runs, report.rule, moe));
+  }
+  report.verdict = Together(verdicts);
   return report;
 }
 

@@ -15,7 +15,7 @@ namespace alphecca::verify {
 
 struct VerifyOptions {
   int tp = 1;
-  std::optional<int> ep = std::nullopt;  // unset: tp for a mixture of experts, else 1
+  std::optional<int> ep = std::nullopt;  // unset: model::DefaultEp
   model::ExpertMode expert_mode = model::ExpertMode::kFused;
   // InvalidArgument for another on GGUF, which keeps its own types.
   model::WeightType weights = model::WeightType::kAsFile;

@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <sstream>
+#include <string>
+
 namespace alphecca::coordinator {
 namespace {
 
@@ -26,6 +30,9 @@ models:
     weights: f32
     resident_tables: true
     activations: f32
+    expert_mode: wide
+    expert_load: /m/load.json
+    hot_experts: 3
   - path: /m/edge.gguf
     tp: 2
 )",
@@ -45,12 +52,29 @@ models:
   EXPECT_EQ(chat.weights, "f32");
   EXPECT_TRUE(chat.resident_tables);
   EXPECT_EQ(chat.activations, "f32");
+  EXPECT_EQ(chat.expert_mode, "wide");
+  EXPECT_EQ(chat.expert_load, "/m/load.json");
+  EXPECT_EQ(chat.hot_experts, 3);
   const ServeOptions& edge = models->at(1);
   EXPECT_EQ(edge.name, "");
   EXPECT_FALSE(edge.resident_tables);
   EXPECT_EQ(edge.tp, 2);
   EXPECT_EQ(edge.context, 4096);
   EXPECT_EQ(edge.replicas, 3);
+}
+
+TEST(ClusterConfig, TheExampleOfTheDocsIsRead) {
+  std::stringstream text;
+  text << std::ifstream(ALPHECCA_DOCS "/operations.md").rdbuf();
+  const std::string docs = text.str();
+  const size_t begin = docs.find("```yaml\nmodels:");
+  ASSERT_NE(begin, std::string::npos);
+  const auto models = ParseClusterConfig(docs.substr(begin + 8, docs.find("\n```", begin + 8) - begin - 8), {});
+  ASSERT_TRUE(models.ok()) << models.status();
+  ASSERT_EQ(models->size(), 3U);
+  EXPECT_EQ(models->at(1).expert_mode, "wide");
+  EXPECT_EQ(models->at(1).hot_experts, 8);
+  EXPECT_TRUE(models->at(2).resident_tables);
 }
 
 struct BadFile {

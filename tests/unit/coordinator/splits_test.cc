@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <fstream>
 #include <memory>
 #include <string>
 
@@ -64,6 +66,27 @@ TEST_F(AllowedSplitsTest, ResidentTablesTakeTheirBytes) {
     return AllowedSplits(**edge, {.tp = 2, .resident_tables = resident, .context = 64})->at(0).rank_bytes;
   };
   EXPECT_EQ(bytes(true) - bytes(false), table) << "on each rank";
+}
+
+TEST_F(AllowedSplitsTest, CopiesOfEverySplitComeOfOneLoad) {
+  const std::string path = testing::TempDir() + "/alphecca_splits_load.json";
+  const model::ModelConfig& config = checkpoint_->config();
+  model::ExpertRows rows(config.layers.size(), std::vector<uint64_t>(static_cast<size_t>(config.experts), 1));
+  rows[0][0] = 1000;
+  std::ofstream(path) << model::ExpertRowsToJson(rows);
+  const std::vector<Split> splits =
+      Splits({.context = 512, .expert_mode = model::ExpertMode::kWide, .expert_load = path, .hot_experts = 1});
+  std::remove(path.c_str());
+  ASSERT_GE(splits.size(), 3U);
+  for (const Split& split : splits) {
+    EXPECT_EQ(split.tp, 1);
+    EXPECT_TRUE(split.experts);
+    EXPECT_EQ(split.expert_mode, model::ExpertMode::kWide);
+    ASSERT_EQ(split.expert_replicas.size(), config.layers.size());
+    EXPECT_THAT(split.expert_replicas[0].back(), testing::ElementsAre(0)) << "the hot one, beside its owner, rank 0";
+  }
+  EXPECT_EQ(AllowedSplits(*checkpoint_, {.context = 512, .expert_load = path, .hot_experts = 1}).status().code(),
+            absl::StatusCode::kNotFound);
 }
 
 TEST_F(AllowedSplitsTest, WhatCannotBeIsRefused) {

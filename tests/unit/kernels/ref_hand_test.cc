@@ -323,6 +323,23 @@ TEST_F(ExchangeTest, DispatchSendsARowOnceToEachRankThatComputesIt) {
   EXPECT_THAT(Ints(places), ElementsAre(1, 0, 0, -1, /*rank 1*/ 0, 1, -1, 1));
 }
 
+TEST_F(ExchangeTest, DispatchNeedsRoomForNoMoreRanksThanChoices) {
+  const Tensor out = run_.Empty(3, 1 + 2);
+  const Tensor counts = run_.EmptyInts(1, 2);
+  ref_->Dispatch(stream_, *step_,
+                 {.in = run_.Put({10, 20, 30}, 3, 1),
+                  .ids = run_.PutInts({0, 2, 0}, 3, 1),
+                  .weights = run_.Put({1, 2, 3}, 3, 1),
+                  .homes = Homes(),
+                  .out = out,
+                  .counts = counts,
+                  .rows = run_.EmptyInts(3, 2)});
+  EXPECT_THAT(Ints(counts), ElementsAre(2, 1));
+  Tensor values = out;
+  values.cols = 2;
+  ExpectNear(values, {10, 1, 30, 3, /*rank 1*/ 20, 2});
+}
+
 TEST_F(ExchangeTest, CombineAddsInTheOrderOfRanks) {
   const Tensor out = run_.Empty(3, 1);
   ref_->Combine(

@@ -80,6 +80,47 @@ TEST(ExpertReplicasTest, RanksGetMoreEven) {
   }
 }
 
+// Every rank has its copies, none of what it holds already: MakeShardPlan checks that.
+void ExpectPlan(const ModelConfig& config, const ExpertReplicas& replicas, int ranks, size_t per_rank) {
+  for (const auto& layer : replicas) {
+    for (const std::vector<int32_t>& held : layer) {
+      ASSERT_EQ(held.size(), per_rank);
+    }
+  }
+  const auto plan = MakeShardPlan(config, {.ep = ranks, .replicas = replicas}, 32);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+}
+
+TEST(ExpertReplicasTest, EvenLoadsGetCopiesToo) {
+  const ModelConfig config = Config(12);
+  for (const uint64_t each : {0, 7}) {
+    for (const int ranks : {2, 3, 5, 12}) {
+      for (const int per_rank : {0, 1, 12 - (12 + ranks - 1) / ranks}) {
+        const auto replicas = PlaceReplicas(config, {std::vector<uint64_t>(12, each)}, ranks, per_rank);
+        ASSERT_TRUE(replicas.ok()) << replicas.status();
+        ExpectPlan(config, *replicas, ranks, static_cast<size_t>(per_rank));
+      }
+    }
+  }
+}
+
+TEST(ExpertReplicasTest, EveryExpertAloneOnItsRank) {
+  // To try all pairs of ranks and experts for each copy would take minutes, past this test's time-out.
+  const ModelConfig config = *PublishedConfig(Published::k26B);
+  std::mt19937 random(6);
+  ExpertRows rows(config.layers.size());
+  for (auto& layer : rows) {
+    for (int e = 0; e < config.experts; ++e) {
+      layer.push_back(1000 / (1 + random() % 100));
+    }
+  }
+  const auto replicas = PlaceReplicas(config, rows, config.experts, 32);
+  ASSERT_TRUE(replicas.ok()) << replicas.status();
+  ExpectPlan(config, *replicas, config.experts, 32);
+  EXPECT_LT(BusiestOverMean(config, rows, *replicas, config.experts), 2);
+  EXPECT_GT(BusiestOverMean(config, rows, {}, config.experts), 5);
+}
+
 TEST(ExpertReplicasTest, RefusesWhatIsOfAnotherModel) {
   const ModelConfig config = Config(6);
   const auto message = [](const auto& status_or) { return std::string(status_or.status().message()); };

@@ -75,6 +75,12 @@ TEST_F(PlanFileTest, ServesItsPlanAndNoOther) {
     EXPECT_THAT(MessageOf(status), HasSubstr("is laid out for tp 2, ep 2, fused, not for tp " + std::to_string(tp) +
                                              ", ep " + std::to_string(ep)));
   }
+  for (const Sharding& other :
+       {Sharding{.ep = 2, .mode = ExpertMode::kWide}, Sharding{.tp = 2, .ep = 2, .replicas = {{{1}, {0}}}}}) {
+    const absl::Status status = MakeShardPlan(**written, other).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(MessageOf(status), HasSubstr(other.replicas.empty() ? "ep 2, wide" : "fused, with copies of experts"));
+  }
   // Scales of SFP8 are of whole rows, which the file has not together.
   EXPECT_THAT(MessageOf(MakeShardPlan(**written, {2, 2}, WeightType::kSFP8).status()),
               HasSubstr("--weights sfp8 --plan"));
@@ -122,7 +128,7 @@ TEST_F(PlanFileTest, PartsOfARankLieTogether) {
 TEST_F(PlanFileTest, HostileFilesAreRefused) {
   EXPECT_EQ(Changed("tp=2,ep=2", "tp=2,ep=2"), "");
   EXPECT_THAT(Changed("tp=2,ep=2", "tp=2,ep=x"), HasSubstr("alphecca.plan is 'tp=2,ep=x"));
-  EXPECT_THAT(Changed("tp=2,ep=2", "tp=4,ep=4"), HasSubstr("is missing"));
+  EXPECT_THAT(Changed("tp=2,ep=2", "tp=4,ep=4"), HasSubstr("is missing; the configuration and alphecca.plan want"));
   EXPECT_THAT(Changed("tp=2,ep=2", "tp=3,ep=2"), HasSubstr("the smaller must divide the larger"));
   EXPECT_THAT(Changed("columns=32", "columns=96"), HasSubstr("is missing"));
   const size_t vocab = bytes_.find("vocab=");
