@@ -69,11 +69,15 @@ void StepExecutor::Main() {
     StepOutcome outcome;
     outcome.status = RunGuarded(runner_, plan, outcome.result);
     outcome.took = absl::FromChrono(std::chrono::steady_clock::now() - began);
+    const bool failed = !outcome.status.ok();
     {
       MutexLock lock(mutex_);
       outcomes_.push_back(std::move(outcome));
     }
     on_outcome_();
+    if (failed) {
+      return;
+    }
   }
 }
 

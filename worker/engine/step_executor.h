@@ -1,4 +1,5 @@
-// Runs step plans one after the other on a thread of its own, so that the next is planned while one runs.
+// Runs step plans one after the other on a thread of its own, so that the next is planned while one runs. A step that
+// fails is the last that runs.
 #pragma once
 
 #include <deque>
