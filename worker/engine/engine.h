@@ -81,7 +81,8 @@ struct EngineOptions {
   Epoch epoch{};
   int max_waiting = 1024;            // sequences queued at most; beyond: ResourceExhausted
   int64_t step_tokens = 256;         // rows of a step at most (prefill chunks and decodes together)
-  model::PrefixKey prefix_key = {};  // of the prefix cache's hashes
+  model::PrefixKey prefix_key = {};  // of the prefix cache's hashes, secret
+  std::string revision;              // of the model: part of them
   bool prefix_cache = true;
   std::function<absl::Time()> now = absl::Now;  // what deadlines are held against, once a step
   // Called on the engine's thread as a sequence joins its first step, with the time since Open. May be null.

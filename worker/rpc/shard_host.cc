@@ -217,6 +217,12 @@ absl::Status ShardHost::Lead(LoadedShard& shard) {
   engine::EngineOptions options;
   options.epoch = assignment_.epoch;
   options.step_tokens = runner.limits().max_rows;
+  options.revision = shard.checkpoint->Revision();
+  if (assignment_.prefix_key.has_value()) {
+    options.prefix_key = *assignment_.prefix_key;
+  } else {
+    ASSIGN_OR_RETURN(options.prefix_key, model::DrawPrefixKey());
+  }
   options.on_admitted = [this](absl::Duration queued) {
     metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(queued));
   };
@@ -228,6 +234,8 @@ absl::Status ShardHost::Lead(LoadedShard& shard) {
   welcome.set_fingerprint(runner.fingerprint());
   welcome.set_context(runner.limits().context);
   welcome.set_max_sequences(runner.limits().max_sequences);
+  welcome.set_block_tokens(runner.limits().block_tokens);
+  welcome.set_revision(options.revision);
   const auto gate = std::make_shared<EngineGate>(*engine, welcome);
   {
     const absl::MutexLock lock(&mutex_);
