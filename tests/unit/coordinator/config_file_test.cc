@@ -6,13 +6,15 @@
 namespace alphecca::coordinator {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 
 TEST(ClusterConfig, EachModelSaysWhereItDiffersFromTheDefaults) {
   ServeOptions defaults;
   defaults.context = 4096;
   defaults.replicas = 3;
-  const auto models = ParseClusterConfig(R"(
+  const auto config = ParseClusterConfig(R"(
 models:
   - path: /m/31b
     name: chat
@@ -30,9 +32,10 @@ models:
     tp: 2
 )",
                                          defaults);
-  ASSERT_TRUE(models.ok()) << models.status();
-  ASSERT_EQ(models->size(), 2U);
-  const ServeOptions& chat = models->at(0);
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->models.size(), 2U);
+  EXPECT_TRUE(config->tenant_weights.empty());
+  const ServeOptions& chat = config->models.at(0);
   EXPECT_EQ(chat.name, "chat");
   EXPECT_EQ(chat.path, "/m/31b");
   EXPECT_EQ(chat.tp, 0);
@@ -45,12 +48,19 @@ models:
   EXPECT_EQ(chat.weights, "f32");
   EXPECT_TRUE(chat.resident_tables);
   EXPECT_EQ(chat.activations, "f32");
-  const ServeOptions& edge = models->at(1);
+  const ServeOptions& edge = config->models.at(1);
   EXPECT_EQ(edge.name, "");
   EXPECT_FALSE(edge.resident_tables);
   EXPECT_EQ(edge.tp, 2);
   EXPECT_EQ(edge.context, 4096);
   EXPECT_EQ(edge.replicas, 3);
+}
+
+TEST(ClusterConfig, TenantsHaveWeights) {
+  const auto config = ParseClusterConfig("tenants:\n  batch:\n    weight: 0.25\n  \"a:b\": {weight: 4}\n", {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->models.empty());  // flags may name them
+  EXPECT_THAT(config->tenant_weights, ElementsAre(Pair("batch", 0.25), Pair("a:b", 4.0)));
 }
 
 struct BadFile {
@@ -81,6 +91,12 @@ INSTANTIATE_TEST_SUITE_P(
                       BadFile{"ContextAuto", "models:\n  - path: a\n    context: auto", "line 3: context"},
                       BadFile{"PathList", "models:\n  - path: [a]", "line 2: path"},
                       BadFile{"OnLoss", "models:\n  - path: a\n    on_loss: panic", "wait or replan"},
+                      BadFile{"TenantsList", "tenants: [a]", "line 1: tenants"},
+                      BadFile{"TenantIsText", "tenants:\n  a: b", "line 2: tenants"},
+                      BadFile{"TenantKey", "tenants:\n  a: {wait: 1}", "line 2: tenants"},
+                      BadFile{"TenantTwoKeys", "tenants:\n  a: {weight: 1, wait: 1}", "line 2: tenants"},
+                      BadFile{"TenantWeightText", "tenants:\n  a:\n    weight: much", "line 3: weight"},
+                      BadFile{"TenantsAndNoModels", "models: []\ntenants:\n  a: {weight: 1}", "at least one"},
                       BadFile{"KeyIsList", "models:\n  - path: a\n    ? [x]\n    : 1", "unknown key"}),
     [](const auto& param) { return param.param.name; });
 
