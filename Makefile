@@ -41,7 +41,7 @@ lint: deps ## Format, includes, shell and clang-tidy (files changed since the me
 format: ## Rewrite sources in the project's format
 	@git ls-files '*.cc' '*.h' | xargs clang-format -i
 
-bench: build ## Micro-benchmarks of kernels and collectives
+bench: build ## Micro-benchmarks of kernels, collectives and routing
 	@for b in $(BUILD)/bin/*_bench; do $$b; done
 
 bench-peer: build ## Beside llama.cpp on the same files: make bench-peer [PEERS=dir of peer and files] [ONLY=row or glob]

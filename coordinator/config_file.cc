@@ -84,14 +84,6 @@ absl::Status ReadKey(const YAML::Node& key_node, const YAML::Node& value, ServeO
 }
 
 absl::StatusOr<std::vector<ServeOptions>> ReadModels(const YAML::Node& root, const ServeOptions& defaults) {
-  if (!root.IsMap()) {
-    return absl::InvalidArgumentError("want a map with the key models");
-  }
-  for (const auto& entry : root) {
-    if (!entry.first.IsScalar() || entry.first.Scalar() != "models") {
-      return At(entry.first, "unknown key; there is models");
-    }
-  }
   const YAML::Node list = root["models"];
   if (!list.IsSequence() || list.size() == 0) {
     return At(root, "models: want a list of at least one model");
@@ -113,27 +105,69 @@ absl::StatusOr<std::vector<ServeOptions>> ReadModels(const YAML::Node& root, con
   return models;
 }
 
+absl::StatusOr<TenantWeight> ReadTenant(const YAML::Node& name, const YAML::Node& tenant) {
+  if (!name.IsScalar() || !tenant.IsMap() || tenant.size() != 1 || !tenant["weight"]) {
+    return At(name, "tenants: each is a name with one key, weight");
+  }
+  double weight = 0;
+  if (const YAML::Node value = tenant["weight"]; !value.IsScalar() || !YAML::convert<double>::decode(value, weight)) {
+    return At(value, "weight: want a number");
+  }
+  return TenantWeight(name.Scalar(), weight);
+}
+
+absl::StatusOr<std::vector<TenantWeight>> ReadTenants(const YAML::Node& tenants) {
+  if (!tenants.IsMap()) {
+    return At(tenants, "tenants: want a map from names to their weight");
+  }
+  std::vector<TenantWeight> weights;
+  for (const auto& entry : tenants) {
+    ASSIGN_OR_RETURN(TenantWeight weight, ReadTenant(entry.first, entry.second));
+    weights.push_back(std::move(weight));
+  }
+  return weights;
+}
+
+absl::StatusOr<ClusterConfig> ReadRoot(const YAML::Node& root, const ServeOptions& defaults) {
+  if (!root.IsMap()) {
+    return absl::InvalidArgumentError("want a map with the key models");
+  }
+  for (const auto& entry : root) {
+    if (!entry.first.IsScalar() || (entry.first.Scalar() != "models" && entry.first.Scalar() != "tenants")) {
+      return At(entry.first, "unknown key; there are models and tenants");
+    }
+  }
+  ClusterConfig config;
+  if (root["models"] || !root["tenants"]) {  // models may all come from flags
+    ASSIGN_OR_RETURN(config.models, ReadModels(root, defaults));
+  }
+  if (const YAML::Node tenants = root["tenants"]) {
+    ASSIGN_OR_RETURN(config.tenant_weights, ReadTenants(tenants));
+  }
+  return config;
+}
+
 }  // namespace
 
-absl::StatusOr<std::vector<ServeOptions>> ParseClusterConfig(const std::string& yaml, const ServeOptions& defaults) {
+absl::StatusOr<ClusterConfig> ParseClusterConfig(const std::string& yaml, const ServeOptions& defaults) {
   try {
-    return ReadModels(YAML::Load(yaml), defaults);
+    return ReadRoot(YAML::Load(yaml), defaults);
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(absl::StrCat("line ", e.mark.line + 1, ": no YAML: ", e.msg));
   }
 }
 
-absl::StatusOr<std::vector<ServeOptions>> ReadClusterConfig(const std::string& path, const ServeOptions& defaults) {
+absl::StatusOr<ClusterConfig> ReadClusterConfig(const std::string& path, const ServeOptions& defaults) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   if (!file.is_open() || !(text << file.rdbuf())) {
     return absl::NotFoundError(absl::StrCat(path, ": cannot be read, or is empty"));
   }
-  absl::StatusOr<std::vector<ServeOptions>> models = ParseClusterConfig(text.str(), defaults);
-  if (!models.ok()) {
-    return absl::Status(models.status().code(), absl::StrCat(path, ": ", models.status().message()));
+  absl::StatusOr<ClusterConfig> config = ParseClusterConfig(text.str(), defaults);
+  if (!config.ok()) {
+    return absl::Status(config.status().code(), absl::StrCat(path, ": ", config.status().message()));
   }
-  return models;
+  return config;
 }
 
 }  // namespace alphecca::coordinator

@@ -54,6 +54,7 @@ struct RawFlags {
   std::vector<std::string> models;
   std::string config;
   std::string on_loss = "wait";
+  std::vector<std::string> tenant_weights;
   ServeOptions serve;
   double heartbeat = 1;
   double lease = 5;
@@ -71,7 +72,7 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
   app.add_option("--config", raw.config,
                  "cluster.yaml: a list `models`, each with path and, where it differs from the flags, name, tp, ep, "
                  "expert_mode, expert_load, hot_experts, replicas, on_loss, context, max_sequences, kv_type, weights, "
-                 "resident_tables, activations");
+                 "resident_tables, activations; and a map `tenants` of names, each with weight");
   app.add_option("--tp", raw.serve.tp,
                  "Tensor parallel degree: ranks that split attention, dense layers and vocabulary (0: as few as hold "
                  "the model, by the memory of the workers that join)")
@@ -111,6 +112,9 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
                  "Sequences open at once, waiting ones too; beyond, clients are told "
                  "to retry")
       ->capture_default_str();
+  app.add_option("--tenant-weight", raw.tenant_weights,
+                 "NAME=W: the tenant's share of a busy group against the 1 of tenants without one, 0.001 to 1000; "
+                 "repeat it for several tenants");
   app.add_option("--text-threads", flags.text_threads, "Threads that tokenize")->capture_default_str();
 }
 
@@ -147,6 +151,52 @@ absl::Status AddModel(const NamedPath& model, ServeOptions serve, std::set<std::
   return absl::OkStatus();
 }
 
+absl::Status AddTenantWeight(const std::string& name, double weight, CoordinatorFlags& flags) {
+  if (name.empty() || !IsTenantName(name)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tenant \"", name, "\": want a name of 1 to ", kMaxNameBytes, " of [A-Za-z0-9._:-]"));
+  }
+  if (!(weight >= 0.001 && weight <= 1000)) {  // NaN too
+    return absl::InvalidArgumentError(absl::StrCat("tenant ", name, ": weight ", weight, ": want 0.001 to 1000"));
+  }
+  if (!flags.tenant_weights.emplace(name, weight).second) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tenant ", name, " has two weights, ", flags.tenant_weights[name], " and ", weight, ": want one"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillTenantWeights(const RawFlags& raw, CoordinatorFlags& flags) {
+  for (const std::string& argument : raw.tenant_weights) {
+    const size_t equals = argument.rfind('=');
+    double weight = 0;
+    if (equals == std::string::npos || !absl::SimpleAtod(argument.substr(equals + 1), &weight)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--tenant-weight ", argument, ": want NAME=W, W a number from 0.001 to 1000"));
+    }
+    RETURN_IF_ERROR(AddTenantWeight(argument.substr(0, equals), weight, flags));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillFromFile(const RawFlags& raw, std::set<std::string>& names, CoordinatorFlags& flags) {
+  ASSIGN_OR_RETURN(const ClusterConfig config, ReadClusterConfig(raw.config, raw.serve));
+  for (const ServeOptions& serve : config.models) {
+    if (const absl::Status status = CheckServe(serve); !status.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(raw.config, ": model ", serve.path, ": ", status.message()));
+    }
+    ASSIGN_OR_RETURN(const NamedPath model,
+                     ParseModelArgument(serve.name.empty() ? serve.path : absl::StrCat(serve.name, "=", serve.path)));
+    RETURN_IF_ERROR(AddModel(model, serve, names, flags));
+  }
+  for (const auto& [name, weight] : config.tenant_weights) {
+    if (const absl::Status status = AddTenantWeight(name, weight, flags); !status.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(raw.config, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status FillModels(const RawFlags& raw, CoordinatorFlags& flags) {
   std::set<std::string> names;
   for (const std::string& argument : raw.models) {
@@ -154,15 +204,7 @@ absl::Status FillModels(const RawFlags& raw, CoordinatorFlags& flags) {
     RETURN_IF_ERROR(AddModel(model, raw.serve, names, flags));
   }
   if (!raw.config.empty()) {
-    ASSIGN_OR_RETURN(const std::vector<ServeOptions> models, ReadClusterConfig(raw.config, raw.serve));
-    for (const ServeOptions& serve : models) {
-      if (const absl::Status status = CheckServe(serve); !status.ok()) {
-        return absl::InvalidArgumentError(absl::StrCat(raw.config, ": model ", serve.path, ": ", status.message()));
-      }
-      ASSIGN_OR_RETURN(const NamedPath model,
-                       ParseModelArgument(serve.name.empty() ? serve.path : absl::StrCat(serve.name, "=", serve.path)));
-      RETURN_IF_ERROR(AddModel(model, serve, names, flags));
-    }
+    RETURN_IF_ERROR(FillFromFile(raw, names, flags));
   }
   if (flags.models.empty()) {
     return absl::InvalidArgumentError("no model to serve: give --model or --config; --help shows an example");
@@ -253,6 +295,7 @@ absl::StatusOr<CoordinatorFlags> ParseFlags(int argc, const char* const* argv) {
   flags.heartbeat = absl::Seconds(raw.heartbeat);
   flags.lease = absl::Seconds(raw.lease);
   flags.drain = absl::Seconds(raw.drain);
+  RETURN_IF_ERROR(FillTenantWeights(raw, flags));
   RETURN_IF_ERROR(FillModels(raw, flags));
   return flags;
 }

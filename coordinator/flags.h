@@ -1,6 +1,7 @@
 // The command line of alphecca-coordinator.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct CoordinatorFlags {
   absl::Duration drain = absl::Seconds(30);
   int max_open_sequences = 4096;
   int text_threads = 2;
+  std::map<std::string, double> tenant_weights;
 };
 
 // What a --model argument says: "NAME=PATH" or "PATH".

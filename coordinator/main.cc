@@ -27,6 +27,7 @@
 #include "coordinator/metrics.h"
 #include "coordinator/rpc/cluster_service.h"
 #include "coordinator/rpc/group_connections.h"
+#include "model/prefix_hash.h"
 
 namespace alphecca::coordinator {
 namespace {
@@ -47,15 +48,18 @@ std::string MakeRendezvous() {
 // Everything that runs, in order of construction: later members use earlier ones and end first.
 class Coordinator {
  public:
-  Coordinator(const CoordinatorFlags& flags, std::vector<std::unique_ptr<ServedModel>> models)
+  Coordinator(const CoordinatorFlags& flags, std::vector<std::unique_ptr<ServedModel>> models,
+              const model::PrefixKey& prefix_key)
       : flags_(flags),
         models_(std::move(models)),
         metrics_(registry_),
         admission_({.max_sequences = flags.max_open_sequences, .max_sequences_per_tenant = flags.max_open_sequences}),
-        connections_(router_),
-        controller_(ClusterOptionsOf(flags), Specs(models_), connections_),
+        prefixes_(std::make_shared<PrefixIndex>(prefix_key)),
+        router_(prefixes_),
+        connections_(router_, prefixes_),
+        controller_(ClusterOptionsOf(flags, prefix_key), Specs(models_), connections_),
         pool_(flags.text_threads, 4096),
-        inference_({models_, router_, admission_, metrics_, pool_, Random64}),
+        inference_({models_, router_, admission_, metrics_, pool_, flags.tenant_weights, Random64}),
         cluster_({flags.heartbeat, flags.lease, BuildVersion()}, controller_, router_) {}
 
   absl::Status Start();
@@ -63,7 +67,7 @@ class Coordinator {
   void Serve(const sigset_t& signals);
 
  private:
-  static ClusterOptions ClusterOptionsOf(const CoordinatorFlags& flags);
+  static ClusterOptions ClusterOptionsOf(const CoordinatorFlags& flags, const model::PrefixKey& prefix_key);
   static std::vector<ModelSpec> Specs(const ModelCatalogue& models);
   // Ok when every model has a group that can take requests.
   absl::Status Ready() const;
@@ -76,6 +80,7 @@ class Coordinator {
   MetricsRegistry registry_;
   CoordinatorMetrics metrics_;
   Admission admission_;
+  const std::shared_ptr<PrefixIndex> prefixes_;
   Router router_;
   GroupConnections connections_;
   ClusterController controller_;
@@ -89,11 +94,12 @@ class Coordinator {
   std::thread ticker_;
 };
 
-ClusterOptions Coordinator::ClusterOptionsOf(const CoordinatorFlags& flags) {
+ClusterOptions Coordinator::ClusterOptionsOf(const CoordinatorFlags& flags, const model::PrefixKey& prefix_key) {
   ClusterOptions options;
   options.lease = flags.lease;
   options.first_epoch = Epoch(static_cast<uint64_t>(absl::ToUnixMillis(absl::Now())));
   options.make_rendezvous = MakeRendezvous;
+  options.prefix_key = prefix_key;
   return options;
 }
 
@@ -110,7 +116,7 @@ absl::Status Coordinator::Ready() const {
     return absl::UnavailableError("shutting down");
   }
   for (const auto& model : models_.all()) {
-    RETURN_IF_ERROR(router_.Pick(model->spec().name).status());
+    RETURN_IF_ERROR(router_.Pick({.model = model->spec().name}).status());
   }
   return absl::OkStatus();
 }
@@ -164,6 +170,8 @@ void Coordinator::TickLoop() {
     controller_.Tick(now);
     connections_.Tick(now);
     metrics_.SetCluster(controller_.View(), router_);
+    prefixes_->Sweep();
+    metrics_.SetPrefixIndex(prefixes_->size());
     const absl::Status ready = Ready();
     if (ready.ok() != was_ready) {
       was_ready = ready.ok();
@@ -233,7 +241,12 @@ int Run(int argc, char** argv) {
                             : absl::StrCat("tp ", spec.splits[0].tp, ", ep ", spec.splits[0].ep));
     models.push_back(*std::move(model));
   }
-  Coordinator coordinator(*flags, std::move(models));
+  const absl::StatusOr<model::PrefixKey> prefix_key = model::DrawPrefixKey();
+  if (!prefix_key.ok()) {
+    std::fprintf(stderr, "alphecca-coordinator: %s\n", std::string(prefix_key.status().message()).c_str());
+    return 1;
+  }
+  Coordinator coordinator(*flags, std::move(models), *prefix_key);
   if (const absl::Status status = coordinator.Start(); !status.ok()) {
     std::fprintf(stderr, "alphecca-coordinator: %s\n", std::string(status.message()).c_str());
     return 1;

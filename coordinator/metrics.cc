@@ -34,6 +34,14 @@ CoordinatorMetrics::Model& CoordinatorMetrics::ForModel(const std::string& model
   m.cached_tokens =
       &registry_.AddCounter("alphecca_cached_prompt_tokens_total", "Prompt tokens found in the prefix cache", labels);
   m.output_tokens = &registry_.AddCounter("alphecca_output_tokens_total", "Tokens generated and counted", labels);
+  constexpr char kRouted[] = "alphecca_routed_requests_total";
+  constexpr char kRoutedHelp[] =
+      "Requests sent to a group, by whether some of their prompt was expected in its prefix cache";
+  m.routed_to_prefix = &registry_.AddCounter(kRouted, kRoutedHelp, {{"model", model}, {"prefix", "expected"}});
+  m.routed_without_prefix = &registry_.AddCounter(kRouted, kRoutedHelp, {{"model", model}, {"prefix", "none"}});
+  m.expected_cached_tokens = &registry_.AddCounter(
+      "alphecca_expected_cached_prompt_tokens_total",
+      "Prompt tokens that were expected in the prefix cache of the group their request was sent to", labels);
   m.broken_tool_calls =
       &registry_.AddCounter("alphecca_broken_tool_calls_total",
                             "Tool calls given back as content: not well formed, or cut by the end", labels);
@@ -74,6 +82,13 @@ void CoordinatorMetrics::SetCluster(const ClusterView& view, const Router& route
     registry_.AddGauge("alphecca_sequences_running", "Sequences in the groups' running batches", labels).Set(running);
     registry_.AddGauge("alphecca_sequences_waiting", "Sequences in the groups' queues", labels).Set(waiting);
   }
+}
+
+void CoordinatorMetrics::SetPrefixIndex(const PrefixIndex::Size& size) {
+  registry_.AddGauge("alphecca_prefix_index_blocks", "KV blocks known to be in prefix caches, each once")
+      .Set(static_cast<double>(size.blocks));
+  registry_.AddGauge("alphecca_prefix_index_bytes", "Memory of the index of prefix caches")
+      .Set(static_cast<double>(size.bytes));
 }
 
 }  // namespace alphecca::coordinator

@@ -28,6 +28,10 @@ class CoordinatorMetrics {
     Counter* prompt_tokens = nullptr;
     Counter* cached_tokens = nullptr;
     Counter* output_tokens = nullptr;
+    Counter* routed_to_prefix =
+        nullptr;  // requests, by whether the chosen group was expected to have some of the prompt
+    Counter* routed_without_prefix = nullptr;
+    Counter* expected_cached_tokens = nullptr;
     Counter* broken_tool_calls = nullptr;
     Gauge* open_requests = nullptr;
   };
@@ -38,6 +42,7 @@ class CoordinatorMetrics {
 
   // Gauges of workers, groups by state, running and waiting sequences.
   void SetCluster(const ClusterView& view, const Router& router);
+  void SetPrefixIndex(const PrefixIndex::Size& size);
 
  private:
   MetricsRegistry& registry_;

@@ -1,7 +1,13 @@
 #include "model/prefix_hash.h"
 
+#include <unistd.h>
+
 #include <bit>
+#include <cerrno>
 #include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace alphecca::model {
 namespace {
@@ -31,32 +37,32 @@ struct SipState {
   uint64_t Folded() const { return v0 ^ v1 ^ v2 ^ v3; }
 };
 
-// Little-endian word of at most 8 bytes.
+static_assert(std::endian::native == std::endian::little, "words are little-endian");
+
+// At most 8 bytes.
 uint64_t Word(std::span<const std::byte> bytes) {
   uint64_t word = 0;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    word |= std::to_integer<uint64_t>(bytes[i]) << (8 * i);
+  if (!bytes.empty()) {  // an empty span may have no address
+    std::memcpy(&word, bytes.data(), bytes.size());
   }
   return word;
 }
 
-void Append(std::vector<std::byte>& to, const BlockHash& hash) {
-  const auto bytes = std::as_bytes(std::span(&hash, 1));
-  to.insert(to.end(), bytes.begin(), bytes.end());
-}
-
-}  // namespace
-
-BlockHash SipHash128(const PrefixKey& key, std::span<const std::byte> bytes) {
+// Of the head's words and the tail's bytes, as of one array.
+BlockHash Hash(const PrefixKey& key, std::span<const uint64_t> head, std::span<const std::byte> tail) {
   SipState s{.v0 = key[0] ^ 0x736f6d6570736575ULL,
              .v1 = key[1] ^ 0x646f72616e646f6dULL ^ 0xee,
              .v2 = key[0] ^ 0x6c7967656e657261ULL,
              .v3 = key[1] ^ 0x7465646279746573ULL};
-  const size_t whole = bytes.size() / 8 * 8;
-  for (size_t i = 0; i < whole; i += 8) {
-    s.Absorb(Word(bytes.subspan(i, 8)));
+  for (const uint64_t word : head) {
+    s.Absorb(word);
   }
-  s.Absorb(Word(bytes.subspan(whole)) | uint64_t{bytes.size() & 0xff} << 56);
+  const size_t whole = tail.size() / 8 * 8;
+  for (size_t i = 0; i < whole; i += 8) {
+    s.Absorb(Word(tail.subspan(i, 8)));
+  }
+  const size_t size = head.size_bytes() + tail.size();
+  s.Absorb(Word(tail.subspan(whole)) | uint64_t{size & 0xff} << 56);
   BlockHash hash;
   s.v2 ^= 0xee;
   s.Rounds(4);
@@ -67,24 +73,35 @@ BlockHash SipHash128(const PrefixKey& key, std::span<const std::byte> bytes) {
   return hash;
 }
 
+BlockHash HashBehind(const PrefixKey& key, const BlockHash& before, std::span<const std::byte> bytes) {
+  const std::array<uint64_t, 2> head = {before.lo, before.hi};
+  return Hash(key, head, bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<PrefixKey> DrawPrefixKey() {
+  PrefixKey key;
+  if (getentropy(key.data(), sizeof(key)) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("the system gives no random bytes for the prefix cache's key: ", std::strerror(errno)));
+  }
+  return key;
+}
+
+BlockHash SipHash128(const PrefixKey& key, std::span<const std::byte> bytes) {
+  return Hash(key, {}, bytes);
+}
+
 PrefixHasher::PrefixHasher(const PrefixKey& key, std::string_view revision, int block_tokens)
     : key_(key), revision_(SipHash128(key, std::as_bytes(std::span(revision)))), block_tokens_(block_tokens) {}
 
 BlockHash PrefixHasher::Root(std::string_view tenant) const {
-  std::vector<std::byte> bytes;
-  Append(bytes, revision_);
-  const auto name = std::as_bytes(std::span(tenant));
-  bytes.insert(bytes.end(), name.begin(), name.end());
-  return SipHash128(key_, bytes);
+  return HashBehind(key_, revision_, std::as_bytes(std::span(tenant)));
 }
 
 BlockHash PrefixHasher::Next(const BlockHash& parent, std::span<const int32_t> tokens) const {
-  std::vector<std::byte> bytes;
-  bytes.reserve(sizeof(parent) + tokens.size_bytes());
-  Append(bytes, parent);
-  const auto ids = std::as_bytes(tokens);
-  bytes.insert(bytes.end(), ids.begin(), ids.end());
-  return SipHash128(key_, bytes);
+  return HashBehind(key_, parent, std::as_bytes(tokens));
 }
 
 std::vector<BlockHash> PrefixHasher::Blocks(std::string_view tenant, std::span<const int32_t> tokens) const {

@@ -15,9 +15,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+
 namespace alphecca::model {
 
 using PrefixKey = std::array<uint64_t, 2>;
+
+// From the system's generator of secrets. Unavailable: it has none to give.
+absl::StatusOr<PrefixKey> DrawPrefixKey();
 
 struct BlockHash {
   uint64_t lo = 0;

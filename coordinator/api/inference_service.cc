@@ -45,6 +45,18 @@ int SequencesOf(const v1::GenerationOptions& options) {
   return options.has_n() ? std::clamp(options.n(), 1, kMaxSamples) : 1;
 }
 
+absl::StatusOr<Route> PickRoute(const InferenceParts& parts, const std::string& model, const GenerationPlan& plan) {
+  RouteRequest request{.model = model, .tenant = plan.options.tenant};
+  if (plan.options.prompt_logprobs < 0) {  // else every token of the prompt is computed, whatever is cached
+    request.prompt = plan.prompt;
+  }
+  ASSIGN_OR_RETURN(Route route, parts.router.Pick(request));
+  const CoordinatorMetrics::Model& metrics = parts.metrics.ForModel(model);
+  (route.cached_tokens > 0 ? metrics.routed_to_prefix : metrics.routed_without_prefix)->Increment();
+  metrics.expected_cached_tokens->Increment(static_cast<double>(route.cached_tokens));
+  return route;
+}
+
 // A request from its bytes to sequences that can be opened. Runs on a text thread.
 template <typename Request>
 absl::StatusOr<PreparedGeneration> Prepare(const InferenceParts& parts, std::atomic<uint64_t>& next_sequence,
@@ -63,9 +75,13 @@ absl::StatusOr<PreparedGeneration> Prepare(const InferenceParts& parts, std::ato
     return absl::DeadlineExceededError("the deadline passed before the request could start");
   }
   plan.deadline = deadline;
-  ASSIGN_OR_RETURN(std::shared_ptr<GroupClient> group, parts.router.Pick(model_name));
+  if (const auto weight = parts.tenant_weights.find(plan.options.tenant); weight != parts.tenant_weights.end()) {
+    plan.tenant_weight = weight->second;
+  }
+  ASSIGN_OR_RETURN(const Route route, PickRoute(parts, model_name, plan));
+  plan.expected_cached = route.cached_tokens;
   const SequenceId first(next_sequence.fetch_add(static_cast<uint64_t>(plan.options.n), std::memory_order_relaxed));
-  auto generation = std::make_shared<Generation>(std::move(plan), std::move(group), first, std::move(wake));
+  auto generation = std::make_shared<Generation>(std::move(plan), route.group, first, std::move(wake));
   prepared.generation = generation;
   prepared.serialize = [generation = generation.get(), model](GenerationEvent event) {
     const EventContext context{*model, generation->options(), generation->fingerprint()};
@@ -240,9 +256,9 @@ v1::Model InferenceService::Describe(const ServedModel& model) const {
   out.set_family(model.family());
   out.set_chat(model.chat());
   out.set_revision(model.spec().revision);
-  if (const auto group = parts_.router.Pick(model.spec().name); group.ok()) {
+  if (const auto route = parts_.router.Pick({.model = model.spec().name}); route.ok()) {
     out.set_ready(true);
-    out.set_fingerprint((*group)->fingerprint());
+    out.set_fingerprint(route->group->fingerprint());
   }
   return out;
 }

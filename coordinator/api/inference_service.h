@@ -6,7 +6,9 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "alphecca/v1/inference.grpc.pb.h"
 #include "coordinator/metrics.h"
@@ -24,7 +26,8 @@ struct InferenceParts {
   Admission& admission;
   CoordinatorMetrics& metrics;
   TextPool& pool;
-  std::function<uint64_t()> random;  // thread-safe: seeds and request ids
+  const std::map<std::string, double>& tenant_weights;  // of tenants that are not named: 1
+  std::function<uint64_t()> random;                     // thread-safe: seeds and request ids
 };
 
 template <typename Base>

@@ -341,6 +341,7 @@ void Cluster::Form(Group& group, const Choice& choice) {
   assignment.split = choice.split;
   assignment.communicator = choice.communicator;
   assignment.rendezvous = options_.make_rendezvous();
+  assignment.prefix_key = options_.prefix_key;
   for (const WorkerId worker : workers) {
     assignment.peers.push_back(membership_.Find(worker)->registration.address);
     holders_[worker] = static_cast<size_t>(&group - groups_.data());

@@ -35,6 +35,8 @@ struct ClusterOptions {
   Epoch first_epoch{1};
   // 128 random bits in hex: names the shared memory of an epoch and admits its ranks.
   std::function<std::string()> make_rendezvous;
+  // Of all assignments; secret.
+  model::PrefixKey prefix_key = {};
 };
 
 // Not thread-safe. `effects` must outlive it and must not call back into it.

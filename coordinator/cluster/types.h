@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "model/expert_replicas.h"
+#include "model/prefix_hash.h"
 #include "model/shard_plan.h"
 
 namespace alphecca::coordinator {
@@ -91,6 +92,7 @@ struct Assignment {
   std::vector<std::string> peers;  // addresses by rank
   std::string communicator;        // "solo", "shm", "gloo"
   std::string rendezvous;
+  model::PrefixKey prefix_key = {};  // secret
 };
 
 enum class GroupState { kWaiting, kLoading, kReady, kFailed };

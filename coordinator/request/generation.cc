@@ -55,6 +55,8 @@ void Generation::Start() {
     spec.logprobs = o.logprobs;
     spec.prompt_logprobs = sample == 0 ? o.prompt_logprobs : -1;
     spec.tenant = o.tenant;
+    spec.tenant_weight = plan_.tenant_weight;
+    spec.expected_cached = plan_.expected_cached;
     spec.priority = o.priority;
     spec.window = plan_.window;
     spec.deadline = plan_.deadline;

@@ -55,6 +55,8 @@ struct GenerationPlan {
   std::vector<int32_t> stop_ids;  // empty with ignore_eos
   absl::Time deadline = absl::InfiniteFuture();
   int32_t window = 4096;
+  double tenant_weight = 1;
+  int64_t expected_cached = 0;  // tokens of the prompt that the router expects in the group's prefix cache
   // One per sample.
   std::vector<std::unique_ptr<SampleText>> texts;
 };

@@ -39,6 +39,10 @@ bool TenantCharacter(char c) {
 
 }  // namespace
 
+bool IsTenantName(std::string_view name) {
+  return name.size() <= kMaxNameBytes && std::all_of(name.begin(), name.end(), TenantCharacter);
+}
+
 void CheckOptions(const GenerationOptions& o, Violations& violations) {
   CheckSampling(o, violations);
   if (o.max_tokens && *o.max_tokens < 1) {
@@ -58,7 +62,7 @@ void CheckOptions(const GenerationOptions& o, Violations& violations) {
                      absl::StrCat(o.stop[i].size(), " bytes; want 1 to ", kMaxStopBytes));
     }
   }
-  if (o.tenant.size() > kMaxNameBytes || !std::all_of(o.tenant.begin(), o.tenant.end(), TenantCharacter)) {
+  if (!IsTenantName(o.tenant)) {
     violations.Add("options.tenant",
                    absl::StrCat(o.tenant.size(), " bytes; want at most ", kMaxNameBytes, " of [A-Za-z0-9._:-]"));
   }

@@ -41,6 +41,9 @@ struct GenerationOptions {
   bool ignore_eos = false;
 };
 
+// At most kMaxNameBytes of [A-Za-z0-9._:-]; empty is one too.
+bool IsTenantName(std::string_view name);
+
 // Adds what is wrong, field by field, under "options.".
 void CheckOptions(const GenerationOptions& options, Violations& violations);
 

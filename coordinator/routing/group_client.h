@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
+#include "coordinator/routing/prefix_index.h"
 
 namespace alphecca::coordinator {
 
@@ -33,9 +34,11 @@ struct SequenceSpec {
   int32_t logprobs = -1;  // -1: none
   int32_t prompt_logprobs = -1;
   std::string tenant;
+  double tenant_weight = 1;
   int32_t priority = 0;
   int32_t window = 4096;  // tokens
   absl::Time deadline = absl::InfiniteFuture();
+  int64_t expected_cached = 0;  // tokens of the prompt, as the router said: for the group's load, not for the engine
 };
 
 enum class Finish { kStop, kLength, kCancelled };
@@ -68,6 +71,7 @@ struct GroupLoad {
   int32_t open = 0;     // sequences that this coordinator has on it
   int32_t running = 0;  // as the leader last said, of all coordinators
   int32_t waiting = 0;
+  int64_t queued_tokens = 0;  // of prompts of `open` that have not answered yet, without what was expected to be cached
 };
 
 // Thread-safe. No call blocks.
@@ -84,6 +88,8 @@ class GroupClient {
   virtual GroupLoad load() const = 0;
   // Can take sequences now.
   virtual bool connected() const = 0;
+  // What the group's prefix cache holds. Null: its leader does not tell.
+  virtual std::shared_ptr<const PrefixIndex::Holder> prefixes() const = 0;
   virtual const std::string& fingerprint() const = 0;
 };
 

@@ -1,10 +1,23 @@
 #include "coordinator/routing/router.h"
 
+#include <algorithm>
+#include <functional>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace alphecca::coordinator {
+namespace {
+
+constexpr int64_t kSequenceTokens = 256;
+
+}  // namespace
+
+int64_t RouteCost(int64_t prompt_tokens, int64_t cached_tokens, const GroupLoad& load) {
+  const int64_t sequences = std::max<int64_t>(load.open, int64_t{load.running} + load.waiting);
+  return prompt_tokens - cached_tokens + load.queued_tokens + kSequenceTokens * sequences;
+}
 
 void Router::Add(const std::string& model, GroupId group, std::shared_ptr<GroupClient> client) {
   const MutexLock lock(mutex_);
@@ -24,27 +37,48 @@ void Router::Remove(const std::string& model, GroupId group) {
   }
 }
 
-absl::StatusOr<std::shared_ptr<GroupClient>> Router::Pick(const std::string& model) const {
-  const MutexLock lock(mutex_);
-  std::shared_ptr<GroupClient> best;
-  int32_t best_open = 0;
-  if (const auto it = groups_.find(model); it != groups_.end()) {
-    for (const auto& [id, client] : it->second) {
-      if (!client->connected()) {
-        continue;
-      }
-      const int32_t open = client->load().open;
-      if (best == nullptr || open < best_open) {
-        best = client;
-        best_open = open;
+Router::Clients Router::Candidates(const RouteRequest& request) const {
+  Clients ready;
+  {
+    const MutexLock lock(mutex_);
+    if (const auto it = groups_.find(request.model); it != groups_.end()) {
+      for (const auto& [id, client] : it->second) {
+        if (client->connected()) {
+          ready.push_back(client);
+        }
       }
     }
   }
-  if (best == nullptr) {
-    return absl::UnavailableError(
-        absl::StrCat("model \"", model, "\" has no ready group; ask GetStatus why, and retry"));
+  const auto alike = [&](const std::shared_ptr<GroupClient>& client) {
+    return client->fingerprint() == request.fingerprint;
+  };
+  if (std::any_of(ready.begin(), ready.end(), alike)) {
+    std::erase_if(ready, std::not_fn(alike));
   }
-  return best;
+  return ready;
+}
+
+absl::StatusOr<Route> Router::Pick(const RouteRequest& request) const {
+  const Clients candidates = Candidates(request);
+  if (candidates.empty()) {
+    return absl::UnavailableError(
+        absl::StrCat("model \"", std::string(request.model), "\" has no ready group; ask GetStatus why, and retry"));
+  }
+  PrefixIndex::Holders holders;
+  for (const auto& client : candidates) {
+    holders.push_back(client->prefixes());
+  }
+  const std::vector<int64_t> cached = prefixes_->Cached(request.tenant, request.prompt, holders);
+  size_t best = 0;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const int64_t cost = RouteCost(static_cast<int64_t>(request.prompt.size()), cached[i], candidates[i]->load());
+    if (cost < least) {
+      best = i;
+      least = cost;
+    }
+  }
+  return Route{.group = candidates[best], .cached_tokens = cached[best]};
 }
 
 std::shared_ptr<GroupClient> Router::Find(const std::string& model, GroupId group) const {

@@ -4,8 +4,10 @@
 #include <google/rpc/status.pb.h>
 
 #include <algorithm>
+#include <bit>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "coordinator/request/errors.h"
 #include "model/shard_plan.h"
 
@@ -139,6 +141,18 @@ SequenceEvent FromProto(const v1::SequenceEvent& message) {
   return e;
 }
 
+absl::StatusOr<std::vector<model::BlockHash>> HashesFromProto(const std::string& bytes) {
+  constexpr size_t kSize = sizeof(model::BlockHash);
+  static_assert(kSize == 16 && std::endian::native == std::endian::little);
+  if (bytes.size() % kSize != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("block hashes of ", bytes.size(), " bytes, must be a multiple of ", kSize));
+  }
+  std::vector<model::BlockHash> hashes(bytes.size() / kSize);
+  bytes.copy(reinterpret_cast<char*>(hashes.data()), bytes.size());
+  return hashes;
+}
+
 v1::Assignment ToProto(const Assignment& a) {
   v1::Assignment message;
   message.set_group_id(a.group.value);
@@ -168,6 +182,7 @@ v1::Assignment ToProto(const Assignment& a) {
   message.set_communicator(a.communicator);
   message.set_rendezvous(a.rendezvous);
   message.set_activations(a.model.activations);
+  message.set_prefix_key(a.prefix_key.data(), sizeof(a.prefix_key));
   return message;
 }
 
@@ -187,6 +202,7 @@ v1::OpenSequence ToProto(const SequenceSpec& spec, absl::Time now) {
   message.set_logprobs(spec.logprobs);
   message.set_prompt_logprobs(spec.prompt_logprobs);
   message.set_tenant(spec.tenant);
+  message.set_tenant_weight(spec.tenant_weight);
   message.set_priority(spec.priority);
   message.set_window(spec.window);
   if (spec.deadline != absl::InfiniteFuture()) {

@@ -7,7 +7,7 @@ namespace alphecca::coordinator {
 
 void GroupConnections::GroupReady(GroupId group, Epoch epoch, const std::string& model,
                                   const std::string& leader_address, const std::string& fingerprint) {
-  auto client = std::make_shared<GrpcGroupClient>(GroupEndpoint{leader_address, epoch, fingerprint});
+  auto client = std::make_shared<GrpcGroupClient>(GroupEndpoint{leader_address, epoch, fingerprint}, prefixes_);
   std::shared_ptr<GrpcGroupClient> before;
   {
     const MutexLock lock(mutex_);

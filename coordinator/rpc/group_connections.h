@@ -16,7 +16,9 @@ namespace alphecca::coordinator {
 // Thread-safe. `router` must outlive it.
 class GroupConnections : public GroupListener {
  public:
-  explicit GroupConnections(Router& router) : router_(router) {}
+  // `prefixes` learns what the groups' prefix caches hold.
+  GroupConnections(Router& router, std::shared_ptr<PrefixIndex> prefixes)
+      : router_(router), prefixes_(std::move(prefixes)) {}
 
   void GroupReady(GroupId group, Epoch epoch, const std::string& model, const std::string& leader_address,
                   const std::string& fingerprint) override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -29,6 +31,7 @@ class GroupConnections : public GroupListener {
 
  private:
   Router& router_;
+  const std::shared_ptr<PrefixIndex> prefixes_;
   Mutex mutex_;
   std::map<GroupId, std::shared_ptr<GrpcGroupClient>> clients_ ABSL_GUARDED_BY(mutex_);
 };

@@ -37,8 +37,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
 // One stream, from StartCall to OnDone. It owns itself until then; others share it.
 class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineCommand, v1::EngineEvents> {
  public:
-  static std::shared_ptr<Stream> Start(const GroupEndpoint& endpoint) {
-    auto stream = std::make_shared<Stream>(endpoint);
+  static std::shared_ptr<Stream> Start(const GroupEndpoint& endpoint, const std::shared_ptr<PrefixIndex>& index) {
+    auto stream = std::make_shared<Stream>(endpoint, index);
     stream->self_ = stream;
     stream->stub_->async()->Connect(&stream->context_, stream.get());
     stream->AddHold();  // until the stream is closed: Open and Cancel write from outside the reactions
@@ -51,8 +51,8 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
     return stream;
   }
 
-  explicit Stream(const GroupEndpoint& endpoint)
-      : endpoint_(endpoint), stub_(v1::Engine::NewStub(MakeChannel(endpoint.address))) {}
+  Stream(const GroupEndpoint& endpoint, std::shared_ptr<PrefixIndex> index)
+      : endpoint_(endpoint), index_(std::move(index)), stub_(v1::Engine::NewStub(MakeChannel(endpoint.address))) {}
 
   absl::Status Open(const SequenceSpec& spec, std::shared_ptr<SequenceSink> sink) {
     v1::EngineCommand command;
@@ -62,7 +62,9 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
       if (closed_ || !welcomed_) {
         return absl::UnavailableError(absl::StrCat("the group led by ", endpoint_.address, " is not connected; retry"));
       }
-      sinks_[spec.id] = {std::move(sink), spec.sample};
+      const int64_t to_compute = static_cast<int64_t>(spec.prompt.size()) - spec.expected_cached;
+      sinks_[spec.id] = {std::move(sink), spec.sample, to_compute};
+      queued_tokens_ += to_compute;
     }
     Send(std::move(command));
     return absl::OkStatus();
@@ -95,7 +97,15 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
 
   GroupLoad load() const {
     const MutexLock lock(mutex_);
-    return {.open = static_cast<int32_t>(sinks_.size()), .running = running_, .waiting = waiting_};
+    return {.open = static_cast<int32_t>(sinks_.size()),
+            .running = running_,
+            .waiting = waiting_,
+            .queued_tokens = queued_tokens_};
+  }
+
+  std::shared_ptr<const PrefixIndex::Holder> prefixes() const {
+    const MutexLock lock(mutex_);
+    return holder_;
   }
 
   bool connected() const {
@@ -119,13 +129,16 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
       End(absl::UnavailableError(absl::StrCat("the stream to the group's leader at ", endpoint_.address, " ended")));
       return;
     }
+    if (incoming_.has_welcome()) {
+      Welcomed(incoming_.welcome());
+    }
     {
       const MutexLock lock(mutex_);
-      if (incoming_.has_welcome()) {
-        welcomed_ = true;
-      }
       running_ = incoming_.running();
       waiting_ = incoming_.waiting();
+    }
+    if (incoming_.has_blocks()) {
+      TakeBlocks(incoming_.blocks());
     }
     for (const v1::SequenceEvent& message : incoming_.events()) {
       Deliver(SequenceId(message.sequence_id()), FromProto(message));
@@ -167,7 +180,37 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   struct Target {
     std::shared_ptr<SequenceSink> sink;
     int32_t sample = 0;
+    int64_t queued_tokens = 0;  // of its prompt; 0 once it answered
   };
+
+  void Welcomed(const v1::Welcome& welcome) {
+    std::shared_ptr<const PrefixIndex::Holder> holder;
+    if (welcome.block_tokens() > 0) {
+      holder = index_->Add(welcome.revision(), welcome.block_tokens());
+    }
+    const MutexLock lock(mutex_);
+    welcomed_ = true;
+    if (!closed_) {
+      holder_ = std::move(holder);
+    }
+  }
+
+  void TakeBlocks(const v1::BlockEvents& blocks) {
+    const std::shared_ptr<const PrefixIndex::Holder> holder = prefixes();
+    if (holder == nullptr) {
+      return;
+    }
+    const auto removed = HashesFromProto(blocks.removed());
+    const auto stored = HashesFromProto(blocks.stored());
+    if (removed.ok() && stored.ok()) {
+      holder->Apply(*removed, *stored);
+      return;
+    }
+    LogWarn("the leader at {} sends {}: its prefix cache is not followed", endpoint_.address,
+            std::string((removed.ok() ? stored : removed).status().message()));
+    const MutexLock lock(mutex_);
+    holder_ = nullptr;
+  }
 
   // At most one write is in flight. Whoever sets writing_ starts it, after the lock; the hold stays until it is done.
   void Send(v1::EngineCommand command) {
@@ -194,6 +237,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
       if (it == sinks_.end()) {
         return;  // cancelled and forgotten, or never ours
       }
+      queued_tokens_ -= std::exchange(it->second.queued_tokens, 0);
       target = it->second;
       if (event.last()) {
         sinks_.erase(it);
@@ -204,14 +248,17 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
 
   void End(const absl::Status& why) {
     std::unordered_map<SequenceId, Target, IdHash> orphans;
+    std::shared_ptr<const PrefixIndex::Holder> holder;  // ends after the lock
     bool drop_hold = false;
     {
       const MutexLock lock(mutex_);
       closed_ = true;
       orphans.swap(sinks_);
       outgoing_.clear();
+      holder.swap(holder_);
       running_ = 0;
       waiting_ = 0;
+      queued_tokens_ = 0;
       drop_hold = !writing_ && std::exchange(held_, false);
     }
     for (auto& [id, target] : orphans) {
@@ -229,6 +276,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   };
 
   const GroupEndpoint endpoint_;
+  const std::shared_ptr<PrefixIndex> index_;
   const std::unique_ptr<v1::Engine::Stub> stub_;
   grpc::ClientContext context_;
   v1::EngineEvents incoming_;          // the reader's
@@ -244,9 +292,12 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   int32_t running_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t queued_tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // sum of those of sinks_
+  std::shared_ptr<const PrefixIndex::Holder> holder_ ABSL_GUARDED_BY(mutex_);
 };
 
-GrpcGroupClient::GrpcGroupClient(GroupEndpoint endpoint) : endpoint_(std::move(endpoint)) {
+GrpcGroupClient::GrpcGroupClient(GroupEndpoint endpoint, std::shared_ptr<PrefixIndex> index)
+    : endpoint_(std::move(endpoint)), index_(std::move(index)) {
   Tick(absl::Now());
 }
 
@@ -289,6 +340,11 @@ bool GrpcGroupClient::connected() const {
   return s != nullptr && s->connected();
 }
 
+std::shared_ptr<const PrefixIndex::Holder> GrpcGroupClient::prefixes() const {
+  const std::shared_ptr<Stream> s = stream();
+  return s == nullptr ? nullptr : s->prefixes();
+}
+
 void GrpcGroupClient::Tick(absl::Time now) {
   {
     const MutexLock lock(mutex_);
@@ -297,7 +353,7 @@ void GrpcGroupClient::Tick(absl::Time now) {
     }
     retry_at_ = now + kReconnectEvery;
   }
-  std::shared_ptr<Stream> fresh = Stream::Start(endpoint_);
+  std::shared_ptr<Stream> fresh = Stream::Start(endpoint_, index_);
   bool too_late = false;
   {
     const MutexLock lock(mutex_);

@@ -23,7 +23,8 @@ struct GroupEndpoint {
 // ends its sequences with Unavailable.
 class GrpcGroupClient : public GroupClient {
  public:
-  explicit GrpcGroupClient(GroupEndpoint endpoint);
+  // What the group's prefix cache holds goes to `index`, for as long as the stream lives.
+  GrpcGroupClient(GroupEndpoint endpoint, std::shared_ptr<PrefixIndex> index);
   ~GrpcGroupClient() override;
 
   absl::Status Open(SequenceSpec spec, std::shared_ptr<SequenceSink> sink) override ABSL_LOCKS_EXCLUDED(mutex_);
@@ -31,6 +32,7 @@ class GrpcGroupClient : public GroupClient {
   void Credit(SequenceId id, int32_t tokens) override ABSL_LOCKS_EXCLUDED(mutex_);
   GroupLoad load() const override ABSL_LOCKS_EXCLUDED(mutex_);
   bool connected() const override ABSL_LOCKS_EXCLUDED(mutex_);
+  std::shared_ptr<const PrefixIndex::Holder> prefixes() const override ABSL_LOCKS_EXCLUDED(mutex_);
   const std::string& fingerprint() const override { return endpoint_.fingerprint; }
 
   Epoch epoch() const { return endpoint_.epoch; }
@@ -44,6 +46,7 @@ class GrpcGroupClient : public GroupClient {
   std::shared_ptr<Stream> stream() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   const GroupEndpoint endpoint_;
+  const std::shared_ptr<PrefixIndex> index_;
   mutable Mutex mutex_;
   std::shared_ptr<Stream> stream_ ABSL_GUARDED_BY(mutex_);
   absl::Time retry_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();

@@ -6,6 +6,10 @@ add_test(NAME cluster_e2e_test
                  --stubs "${CMAKE_CURRENT_BINARY_DIR}/stubs")
 set_tests_properties(cluster_e2e_test PROPERTIES LABELS integration TIMEOUT 400)
 
+# The coordinator's streams against the workers' service.
+alphecca_test(prefix_routing_test SOURCES prefix_routing_test.cc DEPS alphecca::worker_rpc alphecca::coordinator_rpc
+              LABELS integration)
+
 # The same on hosts of their own: network namespaces, which this needs the right to make.
 add_test(NAME netns_test
          COMMAND "${PROJECT_SOURCE_DIR}/.venv/bin/python" "${CMAKE_CURRENT_SOURCE_DIR}/netns_test.py"

@@ -39,6 +39,9 @@ absl::Status CheckShape(const v1::Assignment& a) {
   if (a.context() < 0 || a.max_sequences() < 0) {
     return Bad(absl::StrCat("context ", a.context(), " and max_sequences ", a.max_sequences(), " must be 0 or more"));
   }
+  if (!a.prefix_key().empty() && a.prefix_key().size() != sizeof(model::PrefixKey)) {
+    return Bad(absl::StrCat("prefix_key of ", a.prefix_key().size(), " bytes, must have ", sizeof(model::PrefixKey)));
+  }
   return absl::OkStatus();
 }
 
@@ -85,6 +88,9 @@ absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& a) {
   out.peers.assign(a.peers().begin(), a.peers().end());
   out.communicator = a.communicator();
   out.rendezvous = a.rendezvous();
+  if (!a.prefix_key().empty()) {
+    a.prefix_key().copy(reinterpret_cast<char*>(out.prefix_key.emplace().data()), sizeof(model::PrefixKey));
+  }
   const absl::StatusOr<model::WeightType> weights = model::ParseWeightType(a.weights());
   if (!weights.ok()) {
     return Bad(std::string(weights.status().message()));

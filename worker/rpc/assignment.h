@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "alphecca/v1/cluster.pb.h"
 #include "common/ids.h"
 #include "kernels/backend.h"
+#include "model/prefix_hash.h"
 #include "model/shard_plan.h"
 #include "model/weight_type.h"
 
@@ -33,6 +35,7 @@ struct ShardAssignment {
   std::vector<std::string> peers;
   std::string communicator;  // "shm", "gloo", "solo"
   std::string rendezvous;
+  std::optional<model::PrefixKey> prefix_key;  // secret; none: the leader draws one
 
   int size() const { return std::max(sharding.tp, sharding.ep); }
   bool leads() const { return rank == 0; }

@@ -1,5 +1,6 @@
 #include "worker/rpc/convert.h"
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -61,8 +62,15 @@ void WriteTriples(const std::vector<T>& items, google::protobuf::RepeatedField<i
 
 }  // namespace
 
-engine::SequenceRequest FromProto(const v1::OpenSequence& open, absl::Time now) {
+absl::StatusOr<engine::SequenceRequest> FromProto(const v1::OpenSequence& open, absl::Time now) {
   engine::SequenceRequest request;
+  if (open.tenant_weight() != 0) {
+    request.tenant_weight = open.tenant_weight();
+  }
+  if (!std::isfinite(request.tenant_weight) || request.tenant_weight < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tenant_weight ", open.tenant_weight(), " must be finite and above 0, or 0 for 1"));
+  }
   request.id = SequenceId(open.sequence_id());
   request.prompt.assign(open.prompt().begin(), open.prompt().end());
   const v1::Sampling& sampling = open.sampling();

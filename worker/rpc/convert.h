@@ -12,8 +12,8 @@
 
 namespace alphecca::worker {
 
-// Unset sampling fields: greedy, no filters. `now`: what deadline_ms counts from.
-engine::SequenceRequest FromProto(const v1::OpenSequence& open, absl::Time now);
+// Unset sampling fields: greedy, no filters. `now`: what deadline_ms counts from. InvalidArgument: tenant_weight.
+absl::StatusOr<engine::SequenceRequest> FromProto(const v1::OpenSequence& open, absl::Time now);
 
 // Appends the update to an event of the same sequence (ids follow one another) or fills a fresh one.
 void Append(const engine::SequenceUpdate& update, v1::SequenceEvent& event);

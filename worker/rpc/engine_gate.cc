@@ -20,6 +20,7 @@ void EngineGate::Detach(const std::shared_ptr<GateClient>& client) {
   const absl::ReaderMutexLock lock(&engine_mutex_);
   if (engine_ != nullptr) {
     engine_->Detach(client);
+    engine_->Unwatch(client);
   }
 }
 
@@ -42,6 +43,13 @@ void EngineGate::Credit(const std::shared_ptr<GateClient>& client, SequenceId id
   const absl::ReaderMutexLock lock(&engine_mutex_);
   if (engine_ != nullptr) {
     engine_->Credit(client, id, tokens);
+  }
+}
+
+void EngineGate::Watch(const std::shared_ptr<GateClient>& client) {
+  const absl::ReaderMutexLock lock(&engine_mutex_);
+  if (engine_ != nullptr) {
+    engine_->Watch(client);
   }
 }
 

@@ -14,7 +14,7 @@
 namespace alphecca::worker {
 
 // A client's end of a gate.
-class GateClient : public engine::TokenSink {
+class GateClient : public engine::TokenSink, public engine::BlockWatcher {
  public:
   // The engine has ended: nothing comes after this. Called once, by the thread that closes the gate. Must not block.
   virtual void OnClosed(const absl::Status& why) = 0;
@@ -30,13 +30,14 @@ class EngineGate {
 
   // Unavailable: closed.
   absl::Status Attach(const std::shared_ptr<GateClient>& client);
-  // Ends all sequences of the client; it is not called again after the return.
+  // Ends all sequences of the client and its watch; it is not called again after the return.
   void Detach(const std::shared_ptr<GateClient>& client);
 
   // As the engine's. Unavailable: closed, or no sequences are admitted any more.
   absl::Status Open(const std::shared_ptr<GateClient>& client, engine::SequenceRequest request);
   void Cancel(const std::shared_ptr<GateClient>& client, SequenceId id);
   void Credit(const std::shared_ptr<GateClient>& client, SequenceId id, int32_t tokens);
+  void Watch(const std::shared_ptr<GateClient>& client);
 
   engine::EngineCounts counts() const;
   // Refuses new sequences from now on; those there go on.

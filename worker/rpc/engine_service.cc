@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "worker/rpc/block_backlog.h"
 #include "worker/rpc/convert.h"
 #include "worker/rpc/grpc_status.h"
 
@@ -19,6 +20,8 @@ namespace {
 constexpr uint32_t kProtocolVersion = 1;
 // What may wait for a client that reads slowly, beyond the windows of its sequences: past it the stream is ended.
 constexpr int kMaxPendingEvents = 16384;
+// Changes of the prefix cache in one message, 16 bytes each: tokens never wait behind more.
+constexpr size_t kMaxBlocks = 4096;
 
 // One stream. Owns itself until OnDone; the gate and the engine share it as the sink of its sequences.
 class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v1::EngineEvents>,
@@ -73,14 +76,26 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
       for (const engine::SequenceUpdate& update : updates) {
         Append(update, EventOf(update.id.value));
       }
-      pending_.set_running(running);
-      pending_.set_waiting(waiting);
+      running_ = running;
+      waiting_ = waiting;
       overflow = pending_.events_size() > kMaxPendingEvents;
     }
     if (overflow) {
       End(absl::ResourceExhaustedError(
               absl::StrCat("the client does not read: over ", kMaxPendingEvents, " events wait")),
           /*flush=*/false);
+    }
+    Advance();
+  }
+
+  // BlockWatcher, on the engine's thread.
+  void OnBlocks(const engine::BlockEvents& events) override {
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (final_.has_value()) {
+        return;
+      }
+      backlog_.Add(events);
     }
     Advance();
   }
@@ -132,16 +147,21 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
     }
     gate_ = shard->gate;  // before others come to know this stream by Attach
     RETURN_IF_ERROR(gate_->Attach(shared_from_this()));
+    const engine::EngineCounts counts = gate_->counts();
     {
       const absl::MutexLock lock(&mutex_);
       *pending_.mutable_welcome() = gate_->welcome();
+      running_ = counts.running;
+      waiting_ = counts.waiting;
     }
+    gate_->Watch(shared_from_this());  // before the first write: its failure ends the watch
     Advance();
     return absl::OkStatus();
   }
 
   void Open(const v1::OpenSequence& open) {
-    const absl::Status status = gate_->Open(shared_from_this(), FromProto(open, absl::Now()));
+    absl::StatusOr<engine::SequenceRequest> request = FromProto(open, absl::Now());
+    const absl::Status status = request.ok() ? gate_->Open(shared_from_this(), *std::move(request)) : request.status();
     if (status.ok()) {
       metrics_.sequences.Increment();
       metrics_.tokens_in.Increment(open.prompt_size());
@@ -192,6 +212,7 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
         pending_.Clear();
         event_of_.clear();
       }
+      backlog_.Clear();
     }
     if (gate_ != nullptr) {
       gate_->Detach(shared_from_this());
@@ -207,11 +228,16 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
       if (writing_ || finished_) {
         return;
       }
-      if (pending_.has_welcome() || pending_.events_size() > 0) {
+      if (pending_.has_welcome() || pending_.events_size() > 0 || !backlog_.empty()) {
         writing_ = true;
         events_.Clear();
         events_.Swap(&pending_);
         event_of_.clear();
+        events_.set_running(running_);
+        events_.set_waiting(waiting_);
+        if (!backlog_.empty()) {
+          backlog_.Take(kMaxBlocks, *events_.mutable_blocks());
+        }
       } else if (final_.has_value()) {
         finished_ = true;
         finish = final_;
@@ -236,6 +262,9 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
   absl::Mutex mutex_;
   v1::EngineEvents pending_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<uint64_t, int> event_of_ ABSL_GUARDED_BY(mutex_);  // index into pending_, by sequence
+  BlockBacklog backlog_ ABSL_GUARDED_BY(mutex_);
+  int running_ ABSL_GUARDED_BY(mutex_) = 0;  // as the engine last said
+  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<absl::Status> final_ ABSL_GUARDED_BY(mutex_);

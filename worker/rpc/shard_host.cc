@@ -221,6 +221,11 @@ absl::Status ShardHost::Lead(LoadedShard& shard) {
   options.max_waiting = device_.max_waiting;
   options.prefix_cache = device_.prefix_cache;
   options.revision = shard.checkpoint->Revision();
+  if (assignment_.prefix_key.has_value()) {
+    options.prefix_key = *assignment_.prefix_key;
+  } else {
+    ASSIGN_OR_RETURN(options.prefix_key, model::DrawPrefixKey());
+  }
   options.on_admitted = [this](absl::Duration queued) {
     metrics_.queue_seconds.Observe(absl::ToDoubleSeconds(queued));
   };
@@ -232,6 +237,8 @@ absl::Status ShardHost::Lead(LoadedShard& shard) {
   welcome.set_fingerprint(runner.fingerprint());
   welcome.set_context(runner.limits().context);
   welcome.set_max_sequences(runner.limits().max_sequences);
+  welcome.set_block_tokens(runner.limits().block_tokens);
+  welcome.set_revision(options.revision);
   const auto gate = std::make_shared<EngineGate>(*engine, welcome);
   {
     const absl::MutexLock lock(&mutex_);

@@ -153,6 +153,8 @@ TEST_F(ClusterTest, FormsWithEnoughWorkersAndIsReadyWhenAllRanksAre) {
   EXPECT_THAT(first.peers, ElementsAre("h:1", "h:2"));
   EXPECT_EQ(first.communicator, "shm");
   EXPECT_EQ(first.rendezvous, effects_.assigned[1].assignment.rendezvous);
+  EXPECT_EQ(first.prefix_key, (model::PrefixKey{5, 6}));
+  EXPECT_EQ(effects_.assigned[1].assignment.prefix_key, first.prefix_key);
   EXPECT_EQ(first.split.plan_hash, "0123456789abcdef");
   EXPECT_EQ(Group().state, GroupState::kLoading);
 

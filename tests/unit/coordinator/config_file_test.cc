@@ -10,13 +10,15 @@
 namespace alphecca::coordinator {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 
 TEST(ClusterConfig, EachModelSaysWhereItDiffersFromTheDefaults) {
   ServeOptions defaults;
   defaults.context = 4096;
   defaults.replicas = 3;
-  const auto models = ParseClusterConfig(R"(
+  const auto config = ParseClusterConfig(R"(
 models:
   - path: /m/31b
     name: chat
@@ -37,9 +39,10 @@ models:
     tp: 2
 )",
                                          defaults);
-  ASSERT_TRUE(models.ok()) << models.status();
-  ASSERT_EQ(models->size(), 2U);
-  const ServeOptions& chat = models->at(0);
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->models.size(), 2U);
+  EXPECT_TRUE(config->tenant_weights.empty());
+  const ServeOptions& chat = config->models.at(0);
   EXPECT_EQ(chat.name, "chat");
   EXPECT_EQ(chat.path, "/m/31b");
   EXPECT_EQ(chat.tp, 0);
@@ -55,7 +58,7 @@ models:
   EXPECT_EQ(chat.expert_mode, "wide");
   EXPECT_EQ(chat.expert_load, "/m/load.json");
   EXPECT_EQ(chat.hot_experts, 3);
-  const ServeOptions& edge = models->at(1);
+  const ServeOptions& edge = config->models.at(1);
   EXPECT_EQ(edge.name, "");
   EXPECT_FALSE(edge.resident_tables);
   EXPECT_EQ(edge.tp, 2);
@@ -69,12 +72,19 @@ TEST(ClusterConfig, TheExampleOfTheDocsIsRead) {
   const std::string docs = text.str();
   const size_t begin = docs.find("```yaml\nmodels:");
   ASSERT_NE(begin, std::string::npos);
-  const auto models = ParseClusterConfig(docs.substr(begin + 8, docs.find("\n```", begin + 8) - begin - 8), {});
-  ASSERT_TRUE(models.ok()) << models.status();
-  ASSERT_EQ(models->size(), 3U);
-  EXPECT_EQ(models->at(1).expert_mode, "wide");
-  EXPECT_EQ(models->at(1).hot_experts, 8);
-  EXPECT_TRUE(models->at(2).resident_tables);
+  const auto config = ParseClusterConfig(docs.substr(begin + 8, docs.find("\n```", begin + 8) - begin - 8), {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->models.size(), 3U);
+  EXPECT_EQ(config->models.at(1).expert_mode, "wide");
+  EXPECT_EQ(config->models.at(1).hot_experts, 8);
+  EXPECT_TRUE(config->models.at(2).resident_tables);
+}
+
+TEST(ClusterConfig, TenantsHaveWeights) {
+  const auto config = ParseClusterConfig("tenants:\n  batch:\n    weight: 0.25\n  \"a:b\": {weight: 4}\n", {});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->models.empty());  // flags may name them
+  EXPECT_THAT(config->tenant_weights, ElementsAre(Pair("batch", 0.25), Pair("a:b", 4.0)));
 }
 
 struct BadFile {
@@ -105,6 +115,12 @@ INSTANTIATE_TEST_SUITE_P(
                       BadFile{"ContextAuto", "models:\n  - path: a\n    context: auto", "line 3: context"},
                       BadFile{"PathList", "models:\n  - path: [a]", "line 2: path"},
                       BadFile{"OnLoss", "models:\n  - path: a\n    on_loss: panic", "wait or replan"},
+                      BadFile{"TenantsList", "tenants: [a]", "line 1: tenants"},
+                      BadFile{"TenantIsText", "tenants:\n  a: b", "line 2: tenants"},
+                      BadFile{"TenantKey", "tenants:\n  a: {wait: 1}", "line 2: tenants"},
+                      BadFile{"TenantTwoKeys", "tenants:\n  a: {weight: 1, wait: 1}", "line 2: tenants"},
+                      BadFile{"TenantWeightText", "tenants:\n  a:\n    weight: much", "line 3: weight"},
+                      BadFile{"TenantsAndNoModels", "models: []\ntenants:\n  a: {weight: 1}", "at least one"},
                       BadFile{"KeyIsList", "models:\n  - path: a\n    ? [x]\n    : 1", "unknown key"}),
     [](const auto& param) { return param.param.name; });
 

@@ -22,8 +22,11 @@ class FakeGroupClient : public GroupClient {
   }
   void Cancel(SequenceId id) override { cancelled.push_back(id); }
   void Credit(SequenceId id, int32_t tokens) override { credits[id] += tokens; }
-  GroupLoad load() const override { return {.open = open, .running = 0, .waiting = 0}; }
+  GroupLoad load() const override {
+    return {.open = open, .running = running, .waiting = waiting, .queued_tokens = queued_tokens};
+  }
   bool connected() const override { return is_connected; }
+  std::shared_ptr<const PrefixIndex::Holder> prefixes() const override { return holder; }
   const std::string& fingerprint() const override { return print; }
 
   // The engine's answer for the i-th opened sequence.
@@ -52,6 +55,10 @@ class FakeGroupClient : public GroupClient {
   std::vector<SequenceId> cancelled;
   std::map<SequenceId, int64_t> credits;
   int32_t open = 0;
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int64_t queued_tokens = 0;
+  std::shared_ptr<const PrefixIndex::Holder> holder;  // null: says nothing of its cache
   bool is_connected = true;
   std::string print = "fake";
 };

@@ -49,6 +49,9 @@ class GenerationTest : public ::testing::Test {
     plan.prompt = {1, 2, 3};
     plan.stop_ids = {1};
     plan.window = window;
+    plan.options.tenant = "t";
+    plan.tenant_weight = 0.5;
+    plan.expected_cached = 2;
     for (int i = 0; i < n; ++i) {
       plan.texts.push_back(std::make_unique<LetterText>());
     }
@@ -83,6 +86,9 @@ TEST_F(GenerationTest, OpensOneSequenceASampleOnOneGroup) {
     EXPECT_EQ(spec.prompt_logprobs, i == 0 ? 2 : -1);
     EXPECT_THAT(spec.prompt, ElementsAre(1, 2, 3));
     EXPECT_THAT(spec.stop_ids, ElementsAre(1));
+    EXPECT_EQ(spec.tenant, "t");
+    EXPECT_EQ(spec.tenant_weight, 0.5);
+    EXPECT_EQ(spec.expected_cached, 2);
   }
 }
 

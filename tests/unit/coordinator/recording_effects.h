@@ -75,6 +75,7 @@ inline ModelSpec TestModel(const std::string& name, int tp, int ep, int replicas
 inline ClusterOptions TestOptions() {
   ClusterOptions options;
   options.first_epoch = Epoch(100);
+  options.prefix_key = {5, 6};
   options.make_rendezvous = [n = 0]() mutable { return "rendezvous-" + std::to_string(++n); };
   return options;
 }

@@ -1,5 +1,6 @@
 #include "model/prefix_hash.h"
 
+#include <cstring>
 #include <numeric>
 #include <set>
 #include <string>
@@ -35,6 +36,25 @@ TEST(SipHashTest, AgreesWithAnotherImplementation) {
   EXPECT_EQ(hash(""), "a3817f04ba25a8e66df67214c7550293");
   EXPECT_EQ(hash("abc"), "bb96c3a813c9903e3325ef616045abb8");
   EXPECT_EQ(hash("0123456789abcdef!"), "56a35ca7859682e49048af65eba2a274");
+}
+
+TEST(PrefixKeyTest, TwoDrawsDiffer) {
+  const auto one = DrawPrefixKey();
+  const auto two = DrawPrefixKey();
+  ASSERT_TRUE(one.ok() && two.ok());
+  EXPECT_NE(*one, *two);
+  EXPECT_NE((*one)[0], (*one)[1]);
+}
+
+// A block's hash is that of its parent's 16 bytes and its tokens', as they lie in memory.
+TEST(PrefixHasherTest, ABlocksHashIsThatOfItsParentAndTokens) {
+  const PrefixHasher hasher(kKey, "revision", 3);
+  const BlockHash parent = hasher.Root("t");
+  const std::vector<int32_t> tokens = Tokens(3);
+  std::vector<std::byte> bytes(sizeof(parent) + 12);
+  std::memcpy(bytes.data(), &parent, sizeof(parent));
+  std::memcpy(bytes.data() + sizeof(parent), tokens.data(), 12);
+  EXPECT_EQ(hasher.Next(parent, tokens), SipHash128(kKey, bytes));
 }
 
 TEST(PrefixHasherTest, OnlyFullBlocksHaveAHash) {

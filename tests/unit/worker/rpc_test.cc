@@ -2,10 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <limits>
 #include <thread>
 
+#include "tests/fakes/fake_engine.h"
 #include "worker/rpc/assignment.h"
+#include "worker/rpc/block_backlog.h"
 #include "worker/rpc/convert.h"
 #include "worker/rpc/engine_gate.h"
 #include "worker/rpc/exchange_board.h"
@@ -15,8 +18,10 @@
 namespace alphecca::worker {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 // ---- Conversions ----
 
@@ -117,7 +122,7 @@ TEST(Convert, OpenSequence) {
   open.set_prompt_logprobs(3);
   open.set_deadline_ms(1500);
   const absl::Time now = absl::FromUnixSeconds(1000);
-  const engine::SequenceRequest request = FromProto(open, now);
+  const engine::SequenceRequest request = *FromProto(open, now);
   EXPECT_EQ(request.id, SequenceId(9));
   EXPECT_THAT(request.prompt, ElementsAre(4, 5));
   EXPECT_EQ(request.sampling.seed, 11U);
@@ -131,7 +136,21 @@ TEST(Convert, OpenSequence) {
   EXPECT_EQ(request.window, 4096);
   EXPECT_EQ(request.deadline, now + absl::Milliseconds(1500));
   open.set_deadline_ms(0);
-  EXPECT_EQ(FromProto(open, now).deadline, absl::InfiniteFuture());
+  EXPECT_EQ(FromProto(open, now)->deadline, absl::InfiniteFuture());
+}
+
+TEST(Convert, ATenantsWeightIsAboveZeroOrUnset) {
+  v1::OpenSequence open;
+  open.set_tenant("t");
+  EXPECT_EQ(FromProto(open, absl::Now())->tenant, "t");
+  EXPECT_EQ(FromProto(open, absl::Now())->tenant_weight, 1.0);
+  open.set_tenant_weight(0.25);
+  EXPECT_EQ(FromProto(open, absl::Now())->tenant_weight, 0.25);
+  for (const double bad : {-1.0, -1e-300, std::numeric_limits<double>::infinity(),
+                           -std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    open.set_tenant_weight(bad);
+    EXPECT_EQ(FromProto(open, absl::Now()).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
 }
 
 TEST(Convert, UpdatesOfASequenceJoin) {
@@ -185,6 +204,10 @@ TEST(Assignment, IsChecked) {
   v1::Assignment resident = SomeAssignment();
   resident.set_resident_tables(true);
   EXPECT_TRUE(FromProto(resident)->resident_tables);
+  EXPECT_FALSE(good->prefix_key.has_value());
+  v1::Assignment keyed = SomeAssignment();
+  keyed.set_prefix_key(std::string("\1\0\0\0\0\0\0\0\0\2\0\0\0\0\0\0", 16));
+  EXPECT_EQ(FromProto(keyed)->prefix_key, (model::PrefixKey{1, 512}));
   const auto message = [](const std::function<void(v1::Assignment&)>& spoil) {
     v1::Assignment a = SomeAssignment();
     spoil(a);
@@ -199,6 +222,8 @@ TEST(Assignment, IsChecked) {
   EXPECT_THAT(message([](v1::Assignment& a) { a.set_communicator("mpi"); }), HasSubstr("mpi"));
   EXPECT_THAT(message([](v1::Assignment& a) { a.set_communicator("solo"); }), HasSubstr("solo"));
   EXPECT_THAT(message([](v1::Assignment& a) { a.clear_rendezvous(); }), HasSubstr("rendezvous"));
+  EXPECT_THAT(message([](v1::Assignment& a) { a.set_prefix_key("0123456789"); }),
+              AllOf(HasSubstr("prefix_key of 10 bytes"), Not(HasSubstr("0123456789"))));
   EXPECT_THAT(message([](v1::Assignment& a) { a.clear_checkpoint(); }), HasSubstr("checkpoint"));
   EXPECT_THAT(message([](v1::Assignment& a) { a.set_context(-1); }), HasSubstr("context"));
   EXPECT_THAT(message([](v1::Assignment& a) { a.set_weights("f16"); }), HasSubstr("f16"));
@@ -338,37 +363,44 @@ TEST(FollowerHub, ALostFollowerIsToldOnce) {
   hub.AwaitQuiet();
 }
 
+// ---- Block backlog ----
+
+std::vector<uint64_t> Halves(const std::string& bytes) {
+  std::vector<uint64_t> halves(bytes.size() / 8);
+  std::memcpy(halves.data(), bytes.data(), bytes.size());
+  return halves;
+}
+
+TEST(BlockBacklog, WhatCameAndWentCancelsOut) {
+  BlockBacklog backlog;
+  EXPECT_TRUE(backlog.empty());
+  backlog.Add({.stored = {{1, 10}, {2, 20}}, .removed = {{3, 30}, {4, 40}}});
+  backlog.Add({.stored = {{3, 30}}, .removed = {{1, 10}}});
+  backlog.Add({.stored = {{5, 50}}, .removed = {{5, 50}}});  // removed comes first: it is there
+  v1::BlockEvents events;
+  backlog.Take(100, events);
+  EXPECT_THAT(Halves(events.removed()), ElementsAre(4, 40));
+  EXPECT_THAT(Halves(events.stored()), ElementsAre(2, 20));
+  EXPECT_TRUE(backlog.empty());
+}
+
+TEST(BlockBacklog, IsTakenInParts) {
+  BlockBacklog backlog;
+  backlog.Add({.stored = {{1, 1}, {2, 2}}, .removed = {{3, 3}, {4, 4}, {5, 5}}});
+  std::vector<size_t> sizes;
+  while (!backlog.empty()) {
+    v1::BlockEvents events;
+    backlog.Take(2, events);
+    sizes.push_back(events.removed().size());
+    sizes.push_back(events.stored().size());
+  }
+  EXPECT_THAT(sizes, ElementsAre(32, 0, 16, 16, 0, 16));
+  backlog.Add({.stored = {{1, 1}}, .removed = {}});
+  backlog.Clear();
+  EXPECT_TRUE(backlog.empty());
+}
+
 // ---- Engine gate ----
-
-class FakeEngine : public engine::Engine {
- public:
-  absl::Status Open(std::shared_ptr<engine::TokenSink> sink, engine::SequenceRequest request) override {
-    sinks.emplace_back(std::move(sink), request.id);
-    return absl::OkStatus();
-  }
-  void Cancel(const std::shared_ptr<engine::TokenSink>&, SequenceId id) override { cancelled.push_back(id.value); }
-  void Credit(const std::shared_ptr<engine::TokenSink>&, SequenceId, int32_t tokens) override { credit += tokens; }
-  void Detach(const std::shared_ptr<engine::TokenSink>&) override { ++detached; }
-  void Watch(std::shared_ptr<engine::BlockWatcher>) override {}
-  void Unwatch(const std::shared_ptr<engine::BlockWatcher>&) override {}
-  engine::EngineCounts counts() const override { return {.running = static_cast<int>(sinks.size())}; }
-  void Stop(const absl::Status& reason) override {
-    for (const auto& [sink, id] : sinks) {
-      std::vector<engine::SequenceUpdate> updates(1);
-      updates[0].id = id;
-      updates[0].error = reason;
-      sink->OnStep(std::move(updates), 0, 0);
-    }
-    sinks.clear();
-  }
-  absl::Status status() const override { return absl::OkStatus(); }
-  void set_on_broken(std::function<void(const absl::Status&)>) override {}
-
-  std::vector<std::pair<std::shared_ptr<engine::TokenSink>, SequenceId>> sinks;
-  std::vector<uint64_t> cancelled;
-  int credit = 0;
-  int detached = 0;
-};
 
 class RecordingClient : public GateClient {
  public:
@@ -377,16 +409,18 @@ class RecordingClient : public GateClient {
       errors.push_back(u.error);
     }
   }
+  void OnBlocks(const engine::BlockEvents& events) override { blocks += events.stored.size(); }
   void OnClosed(const absl::Status& why) override {
     EXPECT_EQ(errors.size(), 1U);  // its sequences have ended by then
     closed = why;
   }
   std::vector<absl::Status> errors;
   absl::Status closed;
+  size_t blocks = 0;
 };
 
 TEST(EngineGate, PassesCallsUntilItIsClosed) {
-  FakeEngine engine;
+  engine::FakeEngine engine;
   v1::Welcome welcome;
   welcome.set_epoch(3);
   EngineGate gate(engine, welcome);
@@ -417,12 +451,17 @@ TEST(EngineGate, PassesCallsUntilItIsClosed) {
 }
 
 TEST(EngineGate, ADetachedClientIsForgotten) {
-  FakeEngine engine;
+  engine::FakeEngine engine;
   EngineGate gate(engine, {});
   const auto client = std::make_shared<RecordingClient>();
   EXPECT_TRUE(gate.Attach(client).ok());
+  engine.Change({.stored = {{1, 2}}, .removed = {}});
+  gate.Watch(client);
+  EXPECT_EQ(client->blocks, 1U);
   gate.Detach(client);
   EXPECT_EQ(engine.detached, 1);
+  engine.Change({.stored = {{3, 4}}, .removed = {}});
+  EXPECT_EQ(client->blocks, 1U);
   gate.Close(absl::UnavailableError("over"));
   EXPECT_TRUE(client->closed.ok());
 }
