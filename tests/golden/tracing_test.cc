@@ -67,7 +67,9 @@ std::vector<float> RunPrompt(const model::Checkpoint& checkpoint, kernels::Backe
                                  .soft_rows = {},
                                  .logit_rows = logit_rows,
                                  .sampling = sampling,
-                                 .tables = {table, table}};
+                                 .tables = {table, table},
+                                 .opens = {},
+                                 .masks = {}};
   const auto stream = backend.CreateStream();
   const auto step = backend.Upload(*stream, input, pools[0].get(), pools[1].get());
   EXPECT_TRUE((*gemma)->Run(*stream, *step, pools[0].get(), pools[1].get(), 1).ok());

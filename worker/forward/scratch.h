@@ -63,7 +63,7 @@ struct Scratch {
   Activation last;        // x of the logit rows [R, D]
   Activation hidden;      // the same after the final norm [R, D]
   Activation logits;      // [R, vocabulary share]
-  Activation candidates;  // [ranks][R] records of at most kMaxCandidates
+  Activation candidates;  // [ranks][R] records of at most kMaxRecordCandidates
   Activation choices;     // [R] records; wide: [ranks][R]
 };
 
