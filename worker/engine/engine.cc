@@ -150,7 +150,8 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
   }
   ++next_key_;
   ++opens_;
-  mail_[key].open = std::make_unique<Opened>(Opened{client, Sequence(std::move(request)), options_.now()});
+  mail_[key].open =
+      std::make_unique<Opened>(Opened{client, Sequence(std::move(request), runner_.limits().vocab), options_.now()});
   changed_.NotifyAll();
   return absl::OkStatus();
 }

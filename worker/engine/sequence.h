@@ -16,12 +16,14 @@ absl::Status CheckRequest(const SequenceRequest& request, const ShardLimits& lim
 
 class Sequence {
  public:
-  explicit Sequence(SequenceRequest request) : request_(std::move(request)) {}
+  // `vocab`: tokens that the model knows.
+  Sequence(SequenceRequest request, int64_t vocab) : request_(std::move(request)), vocab_(vocab) {}
 
   const SequenceRequest& request() const { return request_; }
   Arrival ArrivalAs(SequenceKey key) const;
 
-  // Appends the share's rows and logit requests (and, at its first step, the slot's parameters) to the plan.
+  // Appends the share's rows and logit requests (and, at its first step, the slot's parameters and history) to the
+  // plan.
   void AppendRows(const Share& share, StepPlan& plan) const;
 
   // Takes the choice of a logit request of this sequence that does not keep its token: a prompt token's
@@ -36,8 +38,12 @@ class Sequence {
  private:
   int64_t PromptTokens() const { return static_cast<int64_t>(request_.prompt.size()); }
   bool IsStop(int32_t token) const;
+  OpenSlot Opening(int32_t slot) const;
+  // Adds the mask of the next token, if there is one: its index in the plan, or -1.
+  int32_t AppendMask(StepPlan& plan) const;
 
   SequenceRequest request_;
+  int64_t vocab_ = 0;
   int64_t generated_ = 0;
   int64_t credited_ = 0;
   std::vector<StepChoice> prompt_logprobs_;  // until the first token is sent
