@@ -49,25 +49,30 @@ struct Piece {
   float max_scaled = kNever;  // of those to choose from, as what follows
   double sum_scaled = 0.0;
   Best best;                        // of a noisy row
-  std::vector<Candidate> top;       // in order
-  std::vector<Candidate> reported;  // in order, raw; of an adjusted row
+  std::vector<Candidate> top;       // in no order
+  std::vector<Candidate> reported;  // in no order, raw; of an adjusted row
 };
 
-// The `count` first candidates: a heap of the best so far, whose worst is the bar for the rest.
-void FindTop(const KernelTable& kernels, size_t count, const Slice& piece, std::vector<Candidate>& heap) {
-  heap.clear();
+// Leaves the `count` first candidates, the last of them at the end.
+void CutTo(size_t count, std::vector<Candidate>& some) {
+  std::nth_element(some.begin(), some.begin() + static_cast<std::ptrdiff_t>(count) - 1, some.end(), Before);
+  some.resize(count);
+}
+
+// The `count` first candidates, in no order. Gathers twice as many, cuts them, and goes on above the last one left.
+void FindTop(const KernelTable& kernels, size_t count, const Slice& piece, std::vector<Candidate>& top) {
+  top.clear();
   float bar = kNever;
   for (int64_t i = 0; (i = kernels.next_above(piece.logits, i, piece.count, bar)) < piece.count; ++i) {
-    // An equal logit further on has a higher id: it does not displace.
-    if (heap.size() == count) {
-      std::pop_heap(heap.begin(), heap.end(), Before);
-      heap.pop_back();
+    top.push_back(piece.At(i));
+    if (top.size() == 2 * count) {
+      CutTo(count, top);
+      bar = top.back().logit;  // an equal logit further on has a higher id: it does not displace
     }
-    heap.push_back(piece.At(i));
-    std::push_heap(heap.begin(), heap.end(), Before);
-    bar = heap.size() == count ? heap.front().logit : kNever;
   }
-  std::sort_heap(heap.begin(), heap.end(), Before);
+  if (top.size() > count) {
+    CutTo(count, top);
+  }
 }
 
 // Never below -ln(-ln u) of the generator's word: -ln(-ln u) < -ln(1 - u), and 1 - u >= 2^(floor(log2 c) - 23).
@@ -76,8 +81,8 @@ float NoiseBound(uint32_t word) {
   return c == 0 ? kMaxGumbelNoise : 1e-3F + 0.693148F * static_cast<float>(23 - (std::bit_width(c) - 1));
 }
 
-// The largest l / T + g, where `top` begins with the largest l. Most tokens fall to a bound: first to one on all noise,
-// then to one on their own.
+// The largest l / T + g, where `top` has the largest l. Most tokens fall to a bound: first to one on all noise, then to
+// one on their own.
 Best FindNoisiest(const KernelTable& kernels, const SamplingRow& row, const Slice& piece,
                   const std::vector<Candidate>& top) {
   const auto score = [&](const Candidate& c) {
@@ -87,7 +92,7 @@ Best FindNoisiest(const KernelTable& kernels, const SamplingRow& row, const Slic
   };
   Best best;
   if (!top.empty()) {
-    best = score(top.front());
+    best = score(*std::min_element(top.begin(), top.end(), Before));
   }
   uint32_t counter = UINT32_MAX;
   std::array<uint32_t, 4> words = {};
@@ -196,8 +201,11 @@ void JoinLists(std::span<const Piece> pieces, std::vector<Candidate> Piece::*lis
   for (const Piece& piece : pieces) {
     all.insert(all.end(), (piece.*list).begin(), (piece.*list).end());
   }
+  if (all.size() > to.size() && !to.empty()) {
+    CutTo(to.size(), all);
+  }
+  std::sort(all.begin(), all.end(), Before);
   const auto kept = static_cast<std::ptrdiff_t>(std::min(all.size(), to.size()));
-  std::partial_sort(all.begin(), all.begin() + kept, all.end(), Before);
   std::copy_n(all.begin(), kept, to.begin());
   std::fill(to.begin() + kept, to.end(), Candidate{-1, kNever});
 }

@@ -81,7 +81,8 @@ int64_t WorkspaceBytes(const ModelConfig& config, const ShardPlan& plan, int ran
   const int64_t row = (2 + branches) * hidden + qkv + heads + mlp + per_layer + config.per_layer_width +
                       config.experts + 2 * config.experts_per_token + exchange;
   const int64_t vocab = DutiesOf(plan, rank).vocabulary ? shard.vocab.size() : 0;
-  const int64_t logit_row = (2 * hidden + vocab) * 4 + ranks * kernels::CandidateRecordBytes(kernels::kMaxRecordCandidates) +
+  const int64_t logit_row = (2 * hidden + vocab) * 4 +
+                            ranks * kernels::CandidateRecordBytes(kernels::kMaxRecordCandidates) +
                             (plan.wide() ? ranks : 1) * kernels::ChoiceBytes(kernels::kMaxRecordCandidates);
   const int64_t counts = plan.wide() ? (3 * ranks + 2) * 4 : 0;
   const int64_t expert_load = static_cast<int64_t>(config.layers.size()) * experts * 4;
