@@ -48,6 +48,7 @@ class GenerationTest : public ::testing::Test {
     plan.options.prompt_logprobs = 2;
     plan.prompt = {1, 2, 3};
     plan.stop_ids = {1};
+    plan.suppressed = {{3, 7}};
     plan.window = window;
     for (int i = 0; i < n; ++i) {
       plan.texts.push_back(std::make_unique<LetterText>());
@@ -83,6 +84,8 @@ TEST_F(GenerationTest, OpensOneSequenceASampleOnOneGroup) {
     EXPECT_EQ(spec.prompt_logprobs, i == 0 ? 2 : -1);
     EXPECT_THAT(spec.prompt, ElementsAre(1, 2, 3));
     EXPECT_THAT(spec.stop_ids, ElementsAre(1));
+    ASSERT_EQ(spec.suppressed.size(), 1U);
+    EXPECT_EQ(spec.suppressed[0].end, 7);
   }
 }
 
