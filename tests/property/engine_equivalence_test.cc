@@ -13,6 +13,8 @@ namespace {
 // The next token leaves the remainder by 5 that follows the last one's.
 class Remainders final : public TokenConstraint {
  public:
+  explicit Remainders(int32_t first) : remainder_(first) {}
+
   void Allow(std::span<uint32_t> words) override {
     for (size_t token = static_cast<size_t>(remainder_); token < words.size() * 32; token += 5) {
       words[token / 32] |= 1U << (token % 32);
@@ -21,7 +23,7 @@ class Remainders final : public TokenConstraint {
   void Take(int32_t token) override { remainder_ = (token + 1) % 5; }
 
  private:
-  int32_t remainder_ = 1;
+  int32_t remainder_;
 };
 
 kernels::LogitRules AllRules() {
@@ -50,10 +52,12 @@ std::vector<SequenceRequest> Mixture() {
   requests.push_back(MakeRequest(6, MakePrompt(40, 4), 16));
   SampleWith(requests.back(), 10, 0.9F, 0, 0.95F);
   requests.back().rules = AllRules();
-  requests.back().constraint = std::make_shared<Remainders>();
+  requests.back().constraint = std::make_shared<Remainders>(1);
   requests.push_back(MakeRequest(7, MakePrompt(70, 6), 12));
   SampleWith(requests.back(), 11, 1.0F, 0, 1.0F);
   requests.back().rules.frequency_penalty = 1.5F;
+  requests.push_back(MakeRequest(8, MakePrompt(12, 7), 20));
+  requests.back().constraint = std::make_shared<Remainders>(3);
   for (SequenceRequest& request : requests) {
     request.logprobs = 3;
   }
@@ -83,7 +87,7 @@ class EngineEquivalence : public testing::TestWithParam<std::string> {
 TEST_P(EngineEquivalence, TheSameSeedGivesTheSameTokensOnEveryRun) {
   const Answers& first = Baseline();
   const Answers second = RunFresh(Options(), Mixture());
-  ASSERT_EQ(first.size(), 7U);
+  ASSERT_EQ(first.size(), 8U);
   for (const auto& [id, heard] : first) {
     SCOPED_TRACE(id);
     ExpectSameBits(heard, second.at(id));
@@ -110,7 +114,7 @@ TEST_P(EngineEquivalence, ChunkedPromptsGiveWhatWholeOnesGive) {
   chunked.step_tokens = 7;
   chunked.block_tokens = 4;  // nor does the size of a block matter
   const Answers cut = RunFresh(chunked, Mixture());
-  ASSERT_EQ(whole.size(), 7U);
+  ASSERT_EQ(whole.size(), 8U);
   for (const auto& [id, heard] : whole) {
     SCOPED_TRACE(id);
     ExpectSameBits(heard, cut.at(id));
@@ -344,10 +348,12 @@ TEST_P(EngineEquivalence, SuppressedAndExcludedTokensAreNeverSampled) {
       }
     }
   }
-  int32_t remainder = 1;
-  for (const int32_t token : answers.at(6).ids) {
-    EXPECT_EQ(token % 5, remainder);
-    remainder = (token + 1) % 5;
+  for (auto [id, remainder] : {std::pair(6, 1), std::pair(8, 3)}) {
+    EXPECT_GT(answers.at(static_cast<uint64_t>(id)).ids.size(), 10U);
+    for (const int32_t token : answers.at(static_cast<uint64_t>(id)).ids) {
+      EXPECT_EQ(token % 5, remainder) << id;
+      remainder = (token + 1) % 5;
+    }
   }
 }
 
