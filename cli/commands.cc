@@ -1,15 +1,38 @@
 #include "cli/commands.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <string>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
+#include "kernels/logit_rules.h"
 
 namespace alphecca::cli {
+
+namespace {
+
+// "id=bias"; false: it is not that.
+bool ReadBias(const std::string& text, int32_t& id, float& bias) {
+  const size_t equals = text.find('=');
+  return equals != std::string::npos && absl::SimpleAtoi(text.substr(0, equals), &id) &&
+         absl::SimpleAtof(text.substr(equals + 1), &bias);
+}
+
+// Empty if `text` is a bias within its range, else what would be.
+std::string CheckBias(const std::string& text) {
+  int32_t id = 0;
+  float bias = 0.0F;
+  const bool good = ReadBias(text, id, bias) && id >= 0 && std::fabs(bias) <= kernels::kMaxBias;
+  return good ? "" : "'" + text + "' is not ID=BIAS, a token id and a number from -100 to 100";
+}
+
+}  // namespace
 
 int ExitStatus(const absl::Status& status) {
   switch (status.code()) {
@@ -114,6 +137,23 @@ void AddSamplingFlags(CLI::App& command, SamplingFlags& flags) {
       ->check(CLI::Range(0.0, 1.0));
   command.add_option("--seed", flags.seed, "The same seed gives the same text (default: one is drawn)")
       ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--repetition-penalty", flags.repetition_penalty,
+                  "Above 1: tokens of prompt and answer become less likely; 1: off")
+      ->check(CLI::Range(kernels::kMinRepetitionPenalty, kernels::kMaxRepetitionPenalty));
+  command
+      .add_option("--presence-penalty", flags.presence_penalty,
+                  "Taken from the logits of tokens that the answer has already; 0: off")
+      ->check(CLI::Range(-kernels::kMaxCountPenalty, kernels::kMaxCountPenalty));
+  command
+      .add_option("--frequency-penalty", flags.frequency_penalty, "The same, for each time that it has them; 0: off")
+      ->check(CLI::Range(-kernels::kMaxCountPenalty, kernels::kMaxCountPenalty));
+  command
+      .add_option("--logit-bias", flags.logit_bias,
+                  "Added to the logits of token ids, each -100 to 100 (see alphecca tokenize)")
+      ->delimiter(',')
+      ->type_name("ID=BIAS")
+      ->check(CheckBias);
   command.add_option("--stop", flags.stop, "A string that ends the text (may be given again)");
   command.add_flag("--ignore-eos", flags.ignore_eos, "Go on past the model's end tokens");
 }
@@ -135,6 +175,22 @@ v1::GenerationOptions ToOptions(const SamplingFlags& flags) {
   }
   if (flags.seed >= 0) {
     sampling.set_seed(static_cast<uint64_t>(flags.seed));
+  }
+  if (flags.repetition_penalty) {
+    sampling.set_repetition_penalty(*flags.repetition_penalty);
+  }
+  if (flags.presence_penalty) {
+    sampling.set_presence_penalty(*flags.presence_penalty);
+  }
+  if (flags.frequency_penalty) {
+    sampling.set_frequency_penalty(*flags.frequency_penalty);
+  }
+  for (const std::string& text : flags.logit_bias) {
+    int32_t id = 0;
+    float bias = 0.0F;
+    if (ReadBias(text, id, bias)) {  // checked as it was given
+      (*sampling.mutable_logit_bias())[id] = bias;
+    }
   }
   if (flags.max_tokens > 0) {
     options.set_max_tokens(flags.max_tokens);

@@ -4,7 +4,9 @@
 
 #include <CLI/CLI.hpp>
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "cli/local_cluster.h"
@@ -57,6 +59,10 @@ struct SamplingFlags {
   float top_p = -1;
   float min_p = -1;
   int64_t seed = -1;
+  std::optional<float> repetition_penalty;
+  std::optional<float> presence_penalty;
+  std::optional<float> frequency_penalty;
+  std::vector<std::string> logit_bias;  // "id=bias"
   int max_tokens = 0;
   std::vector<std::string> stop;
   bool ignore_eos = false;

@@ -125,6 +125,12 @@ struct BlockTableUpdate {
 
 enum PoolKind : int { kFullPool = 0, kSlidingPool = 1 };
 
+// From this step on a slot's logits follow these rules, whatever it had before.
+struct SlotOpening {
+  int32_t slot = 0;
+  const LogitRules* rules = nullptr;  // null or empty: none
+};
+
 // Everything of one step that varies, on the host; handed over once by Upload. Spans live until Upload returns.
 struct StepInput {
   std::span<const int32_t> tokens;              // [T] id, or -1 - slot: the token that this slot sampled last
@@ -137,6 +143,9 @@ struct StepInput {
   std::span<const int32_t> logit_rows;          // [R] rows of the step whose logits are wanted, rising
   std::span<const SamplingRow> sampling;        // [R]
   std::span<const BlockTableUpdate> tables[2];  // by PoolKind; applied before the step
+  std::span<const SlotOpening> opens;           // applied before the step
+  std::span<const uint32_t> masks;              // [n, mask_words], see MaskWords; SamplingRow.mask names a row of them
+  int64_t mask_words = 0;
 };
 
 // A StepInput on the device. Valid until the next Upload on the same stream... and its T and R.
@@ -330,7 +339,8 @@ struct SoftcapArgs {
   float cap = 0.0F;
 };
 
-// Reduces a rank's slice of the vocabulary to the candidates that sampling needs: see kernels/sampling.h.
+// Reduces a rank's slice of the vocabulary to the candidates that sampling needs: see kernels/sampling.h. Rows with
+// rules or a mask choose from adjusted logits (kernels/logit_rules.h); `logits` stay as they are.
 struct CandidatesArgs {
   Tensor logits;  // [R, vocabulary slice], after the soft cap
   int64_t first_token = 0;
@@ -338,8 +348,8 @@ struct CandidatesArgs {
   void* out = nullptr;  // R records of CandidateRecordBytes(count) each
 };
 
-// Merges the records of all ranks (rank-major: [ranks][R]) into one choice a row, and remembers the token as what the
-// row's slot sampled last. The same on every rank.
+// Merges the records of all ranks (rank-major: [ranks][R]) into one choice a row, remembers the token as what the row's
+// slot sampled last, and counts it in the slot's history if the row follows its rules. The same on every rank.
 struct ChooseArgs {
   const void* records = nullptr;
   int ranks = 1;
@@ -386,9 +396,10 @@ class Backend {
   // Waits for all work before it on the stream. Reports device faults.
   virtual absl::Status Read(Stream&, const void* device, std::span<std::byte> to) = 0;
   virtual absl::Status Synchronize(Stream&) = 0;
-  // Uploads a step and applies its block table updates to the pools (either may be null).
+  // Uploads a step, opens its slots and applies its block table updates to the pools (either may be null).
   virtual std::unique_ptr<Step> Upload(Stream&, const StepInput& input, KvPool* full, KvPool* sliding) = 0;
-  // Forgets what slots sampled: num_slots tokens that ChooseArgs writes and StepInput.tokens refers to.
+  // Forgets what slots sampled (num_slots tokens that ChooseArgs writes and StepInput.tokens refers to), and their
+  // rules. A slot's rules take memory only while it has some.
   virtual absl::Status ReserveSlots(int num_slots) = 0;
 
   // --- Ops, in the order of a forward pass.

@@ -26,6 +26,16 @@ GenerationOptions FromProto(const v1::GenerationOptions& message) {
   if (s.has_seed()) {
     o.seed = s.seed();
   }
+  if (s.has_repetition_penalty()) {
+    o.repetition_penalty = s.repetition_penalty();
+  }
+  if (s.has_presence_penalty()) {
+    o.presence_penalty = s.presence_penalty();
+  }
+  if (s.has_frequency_penalty()) {
+    o.frequency_penalty = s.frequency_penalty();
+  }
+  o.logit_bias.insert(s.logit_bias().begin(), s.logit_bias().end());
   if (message.has_max_tokens()) {
     o.max_tokens = message.max_tokens();
   }

@@ -52,6 +52,7 @@ void Generation::Start() {
     spec.sample = sample;
     spec.max_tokens = o.max_tokens;
     spec.stop_ids = plan_.stop_ids;
+    spec.suppressed = plan_.suppressed;
     spec.logprobs = o.logprobs;
     spec.prompt_logprobs = sample == 0 ? o.prompt_logprobs : -1;
     spec.tenant = o.tenant;

@@ -52,7 +52,8 @@ struct GenerationTimes {
 struct GenerationPlan {
   ResolvedOptions options;
   std::vector<int32_t> prompt;
-  std::vector<int32_t> stop_ids;  // empty with ignore_eos
+  std::vector<int32_t> stop_ids;                // empty with ignore_eos
+  std::vector<kernels::TokenRange> suppressed;  // what the model must never answer with
   absl::Time deadline = absl::InfiniteFuture();
   int32_t window = 4096;
   double tenant_weight = 1;

@@ -27,6 +27,32 @@ void CheckSampling(const GenerationOptions& o, Violations& violations) {
   }
 }
 
+void CheckPenalties(const GenerationOptions& o, Violations& violations) {
+  using kernels::kMaxBias;
+  using kernels::kMaxBiases;
+  using kernels::kMaxCountPenalty;
+  const auto check = [&](const char* field, const std::optional<float>& value, float low, float high, int off) {
+    if (value && !(*value >= low && *value <= high)) {
+      violations.Add(field, absl::StrCat(*value, " is not in [", low, ", ", high, "]; ", off, " is off"));
+    }
+  };
+  check("options.sampling.repetition_penalty", o.repetition_penalty, kernels::kMinRepetitionPenalty,
+        kernels::kMaxRepetitionPenalty, 1);
+  check("options.sampling.presence_penalty", o.presence_penalty, -kMaxCountPenalty, kMaxCountPenalty, 0);
+  check("options.sampling.frequency_penalty", o.frequency_penalty, -kMaxCountPenalty, kMaxCountPenalty, 0);
+  if (o.logit_bias.size() > kMaxBiases) {
+    violations.Add("options.sampling.logit_bias",
+                   absl::StrCat(o.logit_bias.size(), " entries; at most ", kMaxBiases, " are taken"));
+    return;
+  }
+  for (const auto& [id, bias] : o.logit_bias) {
+    if (!(bias >= -kMaxBias && bias <= kMaxBias)) {
+      violations.Add(absl::StrCat("options.sampling.logit_bias[", id, "]"),
+                     absl::StrCat(bias, " is not in [", -kMaxBias, ", ", kMaxBias, "]"));
+    }
+  }
+}
+
 void CheckRange(const char* field, const std::optional<int32_t>& value, int low, int high, Violations& violations) {
   if (value && (*value < low || *value > high)) {
     violations.Add(field, absl::StrCat(*value, " is not in [", low, ", ", high, "]"));
@@ -45,6 +71,7 @@ bool IsTenantName(std::string_view name) {
 
 void CheckOptions(const GenerationOptions& o, Violations& violations) {
   CheckSampling(o, violations);
+  CheckPenalties(o, violations);
   if (o.max_tokens && *o.max_tokens < 1) {
     violations.Add("options.max_tokens",
                    absl::StrCat(*o.max_tokens, " is below 1; leave it out for what the context has"));
@@ -89,12 +116,22 @@ absl::StatusOr<ResolvedOptions> ResolveOptions(const GenerationOptions& o, const
                         absl::StrCat(*o.max_tokens, " after a prompt of ", prompt_tokens, " tokens; the context holds ",
                                      limits.context, ", so at most ", left, " are left"));
   }
+  for (const auto& [id, bias] : o.logit_bias) {
+    if (id < 0 || id >= limits.vocabulary) {
+      return InvalidField(absl::StrCat("options.sampling.logit_bias[", id, "]"),
+                          absl::StrCat("id ", id, " is not in [0, ", limits.vocabulary, "), the model's vocabulary"));
+    }
+  }
   ResolvedOptions r;
   r.sampling.temperature = o.temperature.value_or(defaults.temperature);
   r.sampling.top_k = o.top_k.value_or(defaults.top_k);
   r.sampling.top_p = o.top_p.value_or(defaults.top_p);
   r.sampling.min_p = o.min_p.value_or(0.0F);
   r.sampling.seed = o.seed.value_or(random);
+  r.sampling.repetition_penalty = o.repetition_penalty.value_or(1.0F);
+  r.sampling.presence_penalty = o.presence_penalty.value_or(0.0F);
+  r.sampling.frequency_penalty = o.frequency_penalty.value_or(0.0F);
+  r.sampling.logit_bias = o.logit_bias;
   r.max_tokens = o.max_tokens.value_or(static_cast<int32_t>(std::min<int64_t>(left, INT32_MAX)));
   r.n = o.n.value_or(1);
   r.stop = o.stop;

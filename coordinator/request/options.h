@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,6 +31,10 @@ struct GenerationOptions {
   std::optional<float> top_p;
   std::optional<float> min_p;
   std::optional<uint64_t> seed;
+  std::optional<float> repetition_penalty;
+  std::optional<float> presence_penalty;
+  std::optional<float> frequency_penalty;
+  std::map<int32_t, float> logit_bias;  // by token id
   std::optional<int32_t> max_tokens;
   std::optional<int32_t> n;
   std::vector<std::string> stop;
@@ -72,8 +77,9 @@ struct ResolvedOptions {
   bool ignore_eos = false;
 };
 
-// `options` passed CheckOptions. InvalidArgument: the prompt is empty or leaves no room in the context, or max_tokens
-// is more than what is left. `random` serves the seed and the request id where the caller gave none.
+// `options` passed CheckOptions. InvalidArgument: the prompt is empty or leaves no room in the context, max_tokens is
+// more than what is left, or logit_bias names an id that is not in the vocabulary. `random` serves the seed and the
+// request id where the caller gave none.
 absl::StatusOr<ResolvedOptions> ResolveOptions(const GenerationOptions& options, const GenerationDefaults& defaults,
                                                const ModelLimits& limits, int64_t prompt_tokens, uint64_t random);
 

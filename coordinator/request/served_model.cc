@@ -53,6 +53,19 @@ GenerationDefaults ReadDefaults(const std::string& path) {
   return defaults;
 }
 
+// What the tokenizer suppresses, and rows of the embedding that it has no token for. An end token is never among them,
+// nor is the whole vocabulary: a file that says otherwise is not followed so far.
+std::vector<kernels::TokenRange> NeverAnswered(const text::Tokenizer& tokenizer, int64_t vocab) {
+  std::vector<int32_t> ids;
+  const std::vector<int32_t>& ends = tokenizer.end_ids();
+  std::copy_if(tokenizer.suppress_ids().begin(), tokenizer.suppress_ids().end(), std::back_inserter(ids),
+               [&](int32_t id) { return id < vocab && !std::binary_search(ends.begin(), ends.end(), id); });
+  for (int64_t id = tokenizer.size(); id < vocab; ++id) {
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  return static_cast<int64_t>(ids.size()) < vocab ? kernels::RangesOf(ids) : std::vector<kernels::TokenRange>();
+}
+
 class GemmaModel : public ServedModel {
  public:
   static absl::StatusOr<std::unique_ptr<ServedModel>> Load(const ServeOptions& options) {
@@ -77,6 +90,9 @@ class GemmaModel : public ServedModel {
     if (result->limits_.context > config.context) {
       return absl::InvalidArgumentError(
           absl::StrCat("--context ", options.context, ": this model was made for at most ", config.context, " tokens"));
+    }
+    if (result->tokenizer_ != nullptr) {
+      result->suppressed_ = NeverAnswered(*result->tokenizer_, config.vocab);
     }
     result->defaults_ = ReadDefaults(options.path);
     ModelSpec& spec = result->spec_;
@@ -190,6 +206,7 @@ class GemmaModel : public ServedModel {
     ASSIGN_OR_RETURN(plan.options,
                      ResolveOptions(options, defaults_, limits_, static_cast<int64_t>(prompt.size()), random));
     plan.prompt = std::move(prompt);
+    plan.suppressed = suppressed_;
     if (!plan.options.ignore_eos && tokenizer_ != nullptr) {
       plan.stop_ids = tokenizer_->end_ids();
     }
@@ -199,7 +216,8 @@ class GemmaModel : public ServedModel {
     return plan;
   }
 
-  std::unique_ptr<text::Tokenizer> tokenizer_;  // null: the checkpoint has none
+  std::unique_ptr<text::Tokenizer> tokenizer_;   // null: the checkpoint has none
+  std::vector<kernels::TokenRange> suppressed_;  // empty without a tokenizer
   GenerationDefaults defaults_;
   std::optional<text::ChatFormat> format_;  // none: it cannot chat
 };

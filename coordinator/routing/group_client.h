@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "coordinator/routing/prefix_index.h"
+#include "kernels/logit_rules.h"
 
 namespace alphecca::coordinator {
 
@@ -22,6 +24,10 @@ struct SamplingParams {
   float top_p = 0.95F;
   float min_p = 0.0F;
   uint64_t seed = 0;
+  float repetition_penalty = 1.0F;
+  float presence_penalty = 0.0F;
+  float frequency_penalty = 0.0F;
+  std::map<int32_t, float> logit_bias;  // by token id
 };
 
 struct SequenceSpec {
@@ -31,7 +37,8 @@ struct SequenceSpec {
   int32_t sample = 0;
   int32_t max_tokens = 1;
   std::vector<int32_t> stop_ids;
-  int32_t logprobs = -1;  // -1: none
+  std::vector<kernels::TokenRange> suppressed;  // never sampled; rising, no two touch
+  int32_t logprobs = -1;                        // -1: none
   int32_t prompt_logprobs = -1;
   std::string tenant;
   double tenant_weight = 1;

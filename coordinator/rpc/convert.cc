@@ -196,9 +196,18 @@ v1::OpenSequence ToProto(const SequenceSpec& spec, absl::Time now) {
   sampling.set_top_p(spec.sampling.top_p);
   sampling.set_min_p(spec.sampling.min_p);
   sampling.set_seed(spec.sampling.seed);
+  sampling.set_repetition_penalty(spec.sampling.repetition_penalty);
+  sampling.set_presence_penalty(spec.sampling.presence_penalty);
+  sampling.set_frequency_penalty(spec.sampling.frequency_penalty);
+  sampling.mutable_logit_bias()->insert(spec.sampling.logit_bias.begin(), spec.sampling.logit_bias.end());
   message.set_sample(spec.sample);
   message.set_max_tokens(spec.max_tokens);
   message.mutable_stop_ids()->Add(spec.stop_ids.begin(), spec.stop_ids.end());
+  for (const kernels::TokenRange& range : spec.suppressed) {
+    v1::TokenRange& to = *message.add_suppressed();
+    to.set_begin(range.begin);
+    to.set_end(range.end);
+  }
   message.set_logprobs(spec.logprobs);
   message.set_prompt_logprobs(spec.prompt_logprobs);
   message.set_tenant(spec.tenant);

@@ -1,5 +1,6 @@
 // The reduction of logits to candidates, in pieces of fixed size that join in order. The result is that of
-// ReduceCandidates (kernels/sampling.h): the same tokens and scores, sums within rounding.
+// ReduceCandidates (kernels/sampling.h): the same tokens and scores, sums within rounding. An adjusted row is scanned
+// twice: as it is for what it reports, and in a copy of the piece for what it chooses from.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -33,34 +34,45 @@ struct Best {
   }
 };
 
-struct Piece {
+// Logits of some tokens, one after another.
+struct Slice {
   const float* logits = nullptr;
   int64_t count = 0;
   int64_t first_token = 0;
-  float max = kNever;
-  ScanSums sums;
-  Best best;                   // of a noisy row
-  std::vector<Candidate> top;  // in order
 
   Candidate At(int64_t i) const { return {static_cast<int32_t>(first_token + i), logits[i]}; }
 };
 
-// The `count` first candidates of a piece: a heap of the best so far, whose worst is the bar for the rest.
-void FindTop(const KernelTable& kernels, size_t count, Piece& piece) {
-  std::vector<Candidate>& heap = piece.top;
-  heap.clear();
+struct Piece {
+  float max = kNever;  // of the raw logits, as `sum`
+  double sum = 0.0;
+  float max_scaled = kNever;  // of those to choose from, as what follows
+  double sum_scaled = 0.0;
+  Best best;                        // of a noisy row
+  std::vector<Candidate> top;       // in no order
+  std::vector<Candidate> reported;  // in no order, raw; of an adjusted row
+};
+
+// Leaves the `count` first candidates, the last of them at the end.
+void CutTo(size_t count, std::vector<Candidate>& some) {
+  std::nth_element(some.begin(), some.begin() + static_cast<std::ptrdiff_t>(count) - 1, some.end(), Before);
+  some.resize(count);
+}
+
+// The `count` first candidates, in no order. Gathers twice as many, cuts them, and goes on above the last one left.
+void FindTop(const KernelTable& kernels, size_t count, const Slice& piece, std::vector<Candidate>& top) {
+  top.clear();
   float bar = kNever;
   for (int64_t i = 0; (i = kernels.next_above(piece.logits, i, piece.count, bar)) < piece.count; ++i) {
-    // An equal logit further on has a higher id: it does not displace.
-    if (heap.size() == count) {
-      std::pop_heap(heap.begin(), heap.end(), Before);
-      heap.pop_back();
+    top.push_back(piece.At(i));
+    if (top.size() == 2 * count) {
+      CutTo(count, top);
+      bar = top.back().logit;  // an equal logit further on has a higher id: it does not displace
     }
-    heap.push_back(piece.At(i));
-    std::push_heap(heap.begin(), heap.end(), Before);
-    bar = heap.size() == count ? heap.front().logit : kNever;
   }
-  std::sort_heap(heap.begin(), heap.end(), Before);
+  if (top.size() > count) {
+    CutTo(count, top);
+  }
 }
 
 // Never below -ln(-ln u) of the generator's word: -ln(-ln u) < -ln(1 - u), and 1 - u >= 2^(floor(log2 c) - 23).
@@ -69,16 +81,18 @@ float NoiseBound(uint32_t word) {
   return c == 0 ? kMaxGumbelNoise : 1e-3F + 0.693148F * static_cast<float>(23 - (std::bit_width(c) - 1));
 }
 
-// The largest l / T + g. Most tokens fall to a bound: first to one on all noise, then to one on their own.
-void FindNoisiest(const KernelTable& kernels, const SamplingRow& row, Piece& piece) {
+// The largest l / T + g, where `top` has the largest l. Most tokens fall to a bound: first to one on all noise, then to
+// one on their own.
+Best FindNoisiest(const KernelTable& kernels, const SamplingRow& row, const Slice& piece,
+                  const std::vector<Candidate>& top) {
   const auto score = [&](const Candidate& c) {
     const float noise = GumbelNoise(row.seed, static_cast<uint32_t>(row.position), static_cast<uint32_t>(row.sample),
                                     static_cast<uint32_t>(c.token));
     return Best{c.logit / row.temperature + noise, c.token, c.logit};
   };
-  Best& best = piece.best;
-  if (!piece.top.empty()) {
-    best = score(piece.top.front());
+  Best best;
+  if (!top.empty()) {
+    best = score(*std::min_element(top.begin(), top.end(), Before));
   }
   uint32_t counter = UINT32_MAX;
   std::array<uint32_t, 4> words = {};
@@ -86,7 +100,7 @@ void FindNoisiest(const KernelTable& kernels, const SamplingRow& row, Piece& pie
     const float bar = best.token >= 0 ? (best.score - kMaxGumbelNoise) * row.temperature : kNever;
     i = kernels.next_above(piece.logits, i, piece.count, bar - 1e-3F * (std::fabs(bar) + 1.0F));
     if (i >= piece.count) {
-      return;
+      break;
     }
     const Candidate c = piece.At(i);
     const auto token = static_cast<uint32_t>(c.token);
@@ -99,84 +113,189 @@ void FindNoisiest(const KernelTable& kernels, const SamplingRow& row, Piece& pie
       best.Offer(score(c));
     }
   }
+  return best;
 }
 
-void Reduce(const KernelTable& kernels, const SamplingRow& row, size_t count, Piece& piece) {
-  piece.max = kernels.max_logit(piece.logits, piece.count);
-  if (piece.max > kNever) {
-    piece.sums = kernels.sum_logits({.logits = piece.logits,
-                                     .count = piece.count,
-                                     .max = piece.max,
-                                     .inverse_t = IsGreedy(row) ? 0.0F : 1.0F / row.temperature});
+// Every token of the slice that the mask lacks becomes -inf.
+void ApplyMask(std::span<const uint32_t> mask, const Slice& slice, float* out) {
+  for (int64_t i = 0; i < slice.count;) {
+    const int64_t token = slice.first_token + i;
+    const int64_t bits = std::min<int64_t>(32 - token % 32, slice.count - i);  // of this word
+    uint32_t word = mask[static_cast<size_t>(token / 32)] >> (token % 32);
+    if (word == 0) {
+      std::fill_n(out + i, bits, kNever);
+    } else {
+      for (int64_t bit = 0; bit < bits; ++bit, word >>= 1) {
+        out[i + bit] = (word & 1U) != 0 ? out[i + bit] : kNever;
+      }
+    }
+    i += bits;
   }
-  FindTop(kernels, count, piece);
+}
+
+// Writes the slice as the row chooses from it.
+void Adjust(const Adjustment& adjustment, const Slice& slice, float* out) {
+  std::copy_n(slice.logits, slice.count, out);
+  const int64_t end = slice.first_token + slice.count;
+  if (const SlotRules* rules = adjustment.rules; rules != nullptr) {
+    for (const SlotRules::Entry& entry : rules->Entries(slice.first_token, end)) {
+      float& logit = out[entry.token - slice.first_token];
+      logit = rules->Adjusted(entry, logit);
+    }
+    for (const TokenRange& range : rules->suppressed()) {
+      const int64_t first = std::max<int64_t>(range.begin, slice.first_token);
+      const int64_t last = std::min<int64_t>(range.end, end);
+      if (first < last) {
+        std::fill(out + (first - slice.first_token), out + (last - slice.first_token), kNever);
+      }
+    }
+  }
+  if (!adjustment.mask.empty()) {
+    ApplyMask(adjustment.mask, slice, out);
+  }
+}
+
+ScanSums SumsOf(const KernelTable& kernels, const Slice& slice, float max, float inverse_t) {
+  return max > kNever
+             ? kernels.sum_logits({.logits = slice.logits, .count = slice.count, .max = max, .inverse_t = inverse_t})
+             : ScanSums{};
+}
+
+// What the row chooses from in `slice`; `count` candidates.
+void ReduceChoice(const KernelTable& kernels, const SamplingRow& row, const Slice& slice, size_t count, Piece& piece) {
+  FindTop(kernels, count, slice, piece.top);
   if (!IsGreedy(row) && !IsFiltered(row)) {
-    FindNoisiest(kernels, row, piece);
+    piece.best = FindNoisiest(kernels, row, slice, piece.top);
   }
 }
 
-// Joins the pieces of one row.
-void Join(const SamplingRow& row, std::span<const Piece> pieces, const float* logits, int64_t cols, int64_t first_token,
-          int count, std::byte* record) {
-  CandidateHead head;
-  head.max = kNever;
-  Best noisiest;
-  std::vector<Candidate> top;
+void ReducePlain(const KernelTable& kernels, const SamplingRow& row, const Slice& slice, int count, Piece& piece) {
+  piece.max = piece.max_scaled = kernels.max_logit(slice.logits, slice.count);
+  const ScanSums sums = SumsOf(kernels, slice, piece.max, IsGreedy(row) ? 0.0F : 1.0F / row.temperature);
+  piece.sum = sums.sum;
+  piece.sum_scaled = sums.sum_scaled;
+  ReduceChoice(kernels, row, slice, static_cast<size_t>(count), piece);
+}
+
+// `copy`: room for the slice.
+void ReduceAdjusted(const KernelTable& kernels, const SamplingRow& row, const Adjustment& adjustment,
+                    const Slice& slice, int count, float* copy, Piece& piece) {
+  const int apart = ReportedApart(row);
+  piece.max = kernels.max_logit(slice.logits, slice.count);
+  piece.sum = SumsOf(kernels, slice, piece.max, 0.0F).sum;
+  if (apart > 0) {
+    FindTop(kernels, static_cast<size_t>(apart), slice, piece.reported);
+  }
+  Adjust(adjustment, slice, copy);
+  const Slice adjusted = {.logits = copy, .count = slice.count, .first_token = slice.first_token};
+  piece.max_scaled = kernels.max_logit(adjusted.logits, adjusted.count);
+  if (!IsGreedy(row)) {
+    piece.sum_scaled = SumsOf(kernels, adjusted, piece.max_scaled, 1.0F / row.temperature).sum_scaled;
+  }
+  ReduceChoice(kernels, row, adjusted, static_cast<size_t>(count - apart), piece);
+}
+
+// The first candidates of all pieces, to.size() at most.
+void JoinLists(std::span<const Piece> pieces, std::vector<Candidate> Piece::*list, std::span<Candidate> to) {
+  std::vector<Candidate> all;
+  for (const Piece& piece : pieces) {
+    all.insert(all.end(), (piece.*list).begin(), (piece.*list).end());
+  }
+  if (all.size() > to.size() && !to.empty()) {
+    CutTo(to.size(), all);
+  }
+  std::sort(all.begin(), all.end(), Before);
+  const auto kept = static_cast<std::ptrdiff_t>(std::min(all.size(), to.size()));
+  std::copy_n(all.begin(), kept, to.begin());
+  std::fill(to.begin() + kept, to.end(), Candidate{-1, kNever});
+}
+
+void JoinSums(const SamplingRow& row, std::span<const Piece> pieces, CandidateHead& head) {
+  head.max = head.max_scaled = kNever;
   for (const Piece& piece : pieces) {
     head.max = std::max(head.max, piece.max);
-    noisiest.Offer(piece.best);
-    top.insert(top.end(), piece.top.begin(), piece.top.end());
+    head.max_scaled = std::max(head.max_scaled, piece.max_scaled);
   }
   double sum = 0.0;
   double sum_scaled = 0.0;
   for (const Piece& piece : pieces) {
     if (piece.max > kNever) {
-      const double below = static_cast<double>(piece.max) - head.max;
-      sum += piece.sums.sum * std::exp(below);
-      sum_scaled += IsGreedy(row) ? 0.0 : piece.sums.sum_scaled * std::exp(below / row.temperature);
+      sum += piece.sum * std::exp(static_cast<double>(piece.max) - head.max);
+    }
+    if (piece.max_scaled > kNever && !IsGreedy(row)) {
+      const double below = static_cast<double>(piece.max_scaled) - head.max_scaled;
+      sum_scaled += piece.sum_scaled * std::exp(below / row.temperature);
     }
   }
   head.sum = static_cast<float>(sum);
   head.sum_scaled = static_cast<float>(sum_scaled);
-  const size_t kept = std::min(top.size(), static_cast<size_t>(count));
-  std::partial_sort(top.begin(), top.begin() + static_cast<std::ptrdiff_t>(kept), top.end(), Before);
-  top.resize(static_cast<size_t>(count));
-  std::fill(top.begin() + static_cast<std::ptrdiff_t>(kept), top.end(), Candidate{-1, kNever});
-  const bool noisy = !IsGreedy(row) && !IsFiltered(row);
-  const Best best = noisy ? noisiest : Best{top[0].logit, top[0].token, top[0].logit};
+}
+
+// Joins the pieces of one row, `logits` of which are the slice that begins at first_token.
+void Join(const SamplingRow& row, std::span<const Piece> pieces, std::span<const float> logits, int64_t first_token,
+          int count, std::byte* record) {
+  const auto raw = [&](int32_t token) { return logits[static_cast<size_t>(token - first_token)]; };
+  CandidateHead head;
+  JoinSums(row, pieces, head);
+  const auto apart = static_cast<size_t>(ReportedApart(row));
+  std::vector<Candidate> list(static_cast<size_t>(count));
+  const std::span<Candidate> top = std::span(list).first(list.size() - apart);
+  JoinLists(pieces, &Piece::top, top);
+  JoinLists(pieces, &Piece::reported, std::span(list).last(apart));
+
+  Best best = {top[0].logit, top[0].token, top[0].logit};
+  if (!IsGreedy(row) && !IsFiltered(row)) {
+    best = {};
+    for (const Piece& piece : pieces) {
+      best.Offer(piece.best);
+    }
+  }
   head.best_score = best.score;
   head.best_token = best.token;
-  head.best_logit = best.token >= 0 ? best.logit : CandidateHead{}.best_logit;
+  head.best_logit = best.token >= 0 ? raw(best.token) : CandidateHead{}.best_logit;
   const int64_t wanted = row.wanted - first_token;
-  const bool here = row.wanted >= 0 && wanted >= 0 && wanted < cols && !std::isnan(logits[wanted]);
-  head.wanted_logit = here ? logits[wanted] : kNever;
+  const bool here = row.wanted >= 0 && wanted >= 0 && wanted < static_cast<int64_t>(logits.size());
+  head.wanted_logit = here && !std::isnan(raw(row.wanted)) ? raw(row.wanted) : kNever;
+  for (Candidate& c : top) {
+    c.logit = c.token >= 0 ? raw(c.token) : kNever;
+  }
   std::memcpy(record, &head, sizeof head);
-  std::memcpy(record + sizeof head, top.data(), top.size() * sizeof(Candidate));
+  std::memcpy(record + sizeof head, list.data(), list.size() * sizeof(Candidate));
 }
 
 }  // namespace
 
 void CpuBackend::Candidates(Stream&, const Step& step, const CandidatesArgs& a) {
   const HostStep& s = Host(step);
-  Check(a.count >= 1, "at least one candidate");
+  for (const SamplingRow& row : s.sampling) {
+    Check(a.count > ReportedApart(row), "candidates to choose from, before those to report");
+  }
   const int64_t cols = a.logits.cols;
   const auto rows = static_cast<int64_t>(s.sampling.size());
   const int64_t per_row = (cols + kPiece - 1) / kPiece;
   std::vector<Piece> pieces(static_cast<size_t>(rows * per_row));
-  pool_.Run(rows * per_row, 1, [&](int64_t begin, int64_t end, int) {
+  pool_.Run(rows * per_row, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) {
-      Piece& piece = pieces[static_cast<size_t>(i)];
+      const int64_t row = i / per_row;
       const int64_t first = i % per_row * kPiece;
-      piece.logits = FloatRow(a.logits, i / per_row) + first;
-      piece.count = std::min(kPiece, cols - first);
-      piece.first_token = a.first_token + first;
-      Reduce(kernels_, s.sampling[static_cast<size_t>(i / per_row)], static_cast<size_t>(a.count), piece);
+      const Slice slice = {.logits = FloatRow(a.logits, row) + first,
+                           .count = std::min(kPiece, cols - first),
+                           .first_token = a.first_token + first};
+      const SamplingRow& sampling = s.sampling[static_cast<size_t>(row)];
+      Piece& piece = pieces[static_cast<size_t>(i)];
+      if (IsAdjusted(sampling)) {
+        ReduceAdjusted(kernels_, sampling, AdjustmentOf(s, row), slice, a.count, Own(thread).Floats(kPiece), piece);
+      } else {
+        ReducePlain(kernels_, sampling, slice, a.count, piece);
+      }
     }
   });
   auto* out = static_cast<std::byte*>(a.out);
   for (int64_t r = 0; r < rows; ++r, out += CandidateRecordBytes(a.count)) {
+    const SamplingRow& sampling = s.sampling[static_cast<size_t>(r)];
     const auto of_row = std::span(pieces).subspan(static_cast<size_t>(r * per_row), static_cast<size_t>(per_row));
-    Join(s.sampling[static_cast<size_t>(r)], of_row, FloatRow(a.logits, r), cols, a.first_token, a.count, out);
+    const std::span<const float> logits(FloatRow(a.logits, r), static_cast<size_t>(cols));
+    Join(sampling, of_row, logits, a.first_token, a.count, out);
   }
 }
 

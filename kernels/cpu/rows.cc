@@ -42,7 +42,7 @@ void CpuBackend::PerLayerInput(Stream&, const Step& step, const PerLayerInputArg
   constexpr float kHalfRoot = 0.70710678F;
   const float* norm = Floats(a.norm, a.width);
   ForRows(s.rows, 8 * n, [&](int64_t t, int thread) {
-    const int64_t token = s.IsSoft(t) ? 0 : TokenOf(s, t);
+    const int64_t token = s.IsSoft(t) ? 0 : std::max(TokenOf(s, t), 0);  // -1: embedded as 0, whatever this adds
     // Row 0 is the padding token, which stands for whatever has no row of its own.
     const int64_t id = token >= 0 && token < a.table.rows ? token : 0;
     float* own = Own(thread).Floats(n);

@@ -1,5 +1,6 @@
 #include "kernels/host/host_backend.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -127,8 +128,13 @@ std::unique_ptr<Step> HostBackend::Upload(Stream&, const StepInput& input, KvPoo
   step->soft_rows = Copy(input.soft_rows);
   step->logit_list = Copy(input.logit_rows);
   step->sampling = Copy(input.sampling);
+  step->masks = Copy(input.masks);
+  step->mask_words = input.mask_words;
   for (const int32_t row : step->logit_list) {
     Check(row >= 0 && row < step->rows, "logit row of a step");
+  }
+  for (const SlotOpening& opening : input.opens) {
+    Open(opening);
   }
   KvPool* const pools[2] = {full, sliding};
   for (const PoolKind kind : {kFullPool, kSlidingPool}) {
@@ -148,7 +154,32 @@ absl::Status HostBackend::ReserveSlots(int num_slots) {
     return absl::InvalidArgumentError(absl::StrCat(num_slots, " slots: want 0 or more"));
   }
   sampled_.assign(static_cast<size_t>(num_slots), -1);
+  rules_.clear();
+  rules_.resize(sampled_.size());
   return absl::OkStatus();
+}
+
+void HostBackend::Open(const SlotOpening& opening) {
+  Check(opening.slot >= 0 && static_cast<size_t>(opening.slot) < rules_.size(), "slot that opens");
+  const bool any = opening.rules != nullptr && !opening.rules->Empty();
+  rules_[static_cast<size_t>(opening.slot)] = any ? std::make_unique<SlotRules>(*opening.rules) : nullptr;
+}
+
+Adjustment HostBackend::AdjustmentOf(const HostStep& step, int64_t row) const {
+  const SamplingRow& sampling = step.sampling[static_cast<size_t>(row)];
+  Adjustment adjustment;
+  if (sampling.rules != 0) {
+    Check(sampling.slot >= 0 && static_cast<size_t>(sampling.slot) < rules_.size(), "slot whose rules a row follows");
+    adjustment.rules = rules_[static_cast<size_t>(sampling.slot)].get();
+    Check(adjustment.rules != nullptr, "rules that a row follows");
+  }
+  if (sampling.mask >= 0) {
+    const auto words = static_cast<size_t>(step.mask_words);
+    const size_t begin = static_cast<size_t>(sampling.mask) * words;
+    Check(words > 0 && begin + words <= step.masks.size(), "mask of a row");
+    adjustment.mask = std::span(step.masks).subspan(begin, words);
+  }
+  return adjustment;
 }
 
 int32_t HostBackend::TokenOf(const HostStep& step, int64_t row) const {
@@ -187,7 +218,7 @@ void HostBackend::Candidates(Stream&, const Step& step, const CandidatesArgs& a)
   for (size_t r = 0; r < s.sampling.size(); ++r) {
     const std::span<const float> logits(FloatRow(a.logits, static_cast<int64_t>(r)),
                                         static_cast<size_t>(a.logits.cols));
-    ReduceCandidates(s.sampling[r], logits, a.first_token, a.count, out);
+    ReduceCandidates(s.sampling[r], AdjustmentOf(s, static_cast<int64_t>(r)), logits, a.first_token, a.count, out);
     out += CandidateRecordBytes(a.count);
   }
 }
@@ -202,12 +233,15 @@ void HostBackend::Choose(Stream&, const Step& step, const ChooseArgs& a) {
       of_row[static_cast<size_t>(rank)] = records + (rank * s.logit_rows + r) * CandidateRecordBytes(a.count);
     }
     const SamplingRow& row = s.sampling[static_cast<size_t>(r)];
-    ChooseToken(row, of_row, a.count, out);
+    ChooseToken(row, AdjustmentOf(s, r), of_row, a.count, out);
     if (row.keep != 0) {
       Check(row.slot >= 0 && static_cast<size_t>(row.slot) < sampled_.size(), "slot that a token is kept for");
       Choice choice;
       std::memcpy(&choice, out, sizeof choice);
       sampled_[static_cast<size_t>(row.slot)] = choice.token;
+      if (row.rules != 0 && choice.token >= 0) {
+        rules_[static_cast<size_t>(row.slot)]->Count(choice.token);
+      }
     }
   }
 }

@@ -34,6 +34,8 @@ class HostStep : public Step {
   std::vector<float> soft_rows;
   std::vector<int32_t> logit_list;  // [R] rows of the step
   std::vector<SamplingRow> sampling;
+  std::vector<uint32_t> masks;  // [n, mask_words]
+  int64_t mask_words = 0;
 
   bool IsSoft(int64_t row) const { return !soft.empty() && soft[static_cast<size_t>(row)] >= 0; }
   // The soft row of width d that stands for step row `row`; aborts if soft_rows ends before it.
@@ -95,8 +97,14 @@ class HostBackend : public Backend {
   // has sampled nothing).
   int32_t TokenOf(const HostStep& step, int64_t row) const;
 
+  // What changes the logits of logit row `row`; valid until the next step.
+  Adjustment AdjustmentOf(const HostStep& step, int64_t row) const;
+
  private:
-  std::vector<int32_t> sampled_;  // [num_slots]
+  void Open(const SlotOpening& opening);
+
+  std::vector<int32_t> sampled_;                   // [num_slots]
+  std::vector<std::unique_ptr<SlotRules>> rules_;  // [num_slots]; null: none
 };
 
 }  // namespace alphecca::kernels

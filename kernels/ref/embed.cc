@@ -41,7 +41,7 @@ void RefBackend::PerLayerInput(Stream&, const Step& step, const PerLayerInputArg
   const float* norm = Floats(a.norm, a.width);
   std::vector<float> row(static_cast<size_t>(n));
   for (int64_t t = 0; t < s.rows; ++t) {
-    const int64_t token = s.IsSoft(t) ? 0 : TokenOf(s, t);
+    const int64_t token = s.IsSoft(t) ? 0 : std::max(TokenOf(s, t), 0);  // -1: embedded as 0, whatever this adds
     // Row 0 is the padding token, which stands for whatever has no row of its own.
     const int64_t id = token >= 0 && token < a.table.rows ? token : 0;
     DecodeRow(a.table.type, a.table.data + id * RowBytes(a.table.type, n), {0, n}, a.table.RowScale(id), row.data());

@@ -84,8 +84,8 @@ int64_t WorkspaceBytes(const ModelConfig& config, const ShardPlan& plan, int ran
   const int64_t vocab = DutiesOf(plan, rank).vocabulary ? shard.vocab.size() : 0;
   // Fused ranks gather candidates, wide ones choices.
   const int64_t logit_row = (2 * hidden + vocab) * 4 +
-                            (plan.wide() ? 1 : ranks) * kernels::CandidateRecordBytes(kernels::kMaxCandidates) +
-                            (plan.wide() ? ranks : 1) * kernels::ChoiceBytes(kernels::kMaxCandidates);
+                            (plan.wide() ? 1 : ranks) * kernels::CandidateRecordBytes(kernels::kMaxRecordCandidates) +
+                            (plan.wide() ? ranks : 1) * kernels::ChoiceBytes(kernels::kMaxRecordCandidates);
   const int64_t counts = plan.wide() ? (3 * ranks + 2) * 4 : 0;
   const int64_t expert_load = static_cast<int64_t>(config.layers.size()) * experts * 4;
   return sizes.rows * row * 4 + sizes.logit_rows * logit_row + expert_load + counts;

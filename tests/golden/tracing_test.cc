@@ -70,7 +70,9 @@ std::vector<float> RunPrompt(const model::Checkpoint& checkpoint, kernels::Backe
                                  .soft_rows = {},
                                  .logit_rows = logit_rows,
                                  .sampling = sampling,
-                                 .tables = {table, table}};
+                                 .tables = {table, table},
+                                 .opens = {},
+                                 .masks = {}};
   const auto stream = backend.CreateStream();
   const auto step = backend.Upload(*stream, input, pools[0].get(), pools[1].get());
   const forward::WideStep all = {.rows = 3 * comm.size(), .most_logit_rows = 1};

@@ -60,6 +60,14 @@ class Generate(unittest.TestCase):
         self.assertEqual(first["ids"], again["ids"])
         self.assertNotEqual(first["ids"], other["ids"])
 
+    def test_penalties_and_bias(self):
+        ask = ("--prompt", "In the beginning", "--max-tokens", "24", "--temperature", "0")
+        plain = generate(*ask)["ids"]
+        for flags in (("--repetition-penalty", "1.5"), ("--presence-penalty", "2"), ("--frequency-penalty", "2")):
+            self.assertGreater(len(set(generate(*ask, *flags)["ids"])), len(set(plain)), flags)
+        biased = generate(*ask, "--presence-penalty", "-1", "--logit-bias", f"{plain[0]}=-100,{plain[1]}=-100")["ids"]
+        self.assertFalse(set(plain[:2]) & set(biased))
+
     def test_stop_string(self):
         text = generate("--prompt", "In the beginning", "--max-tokens", "30", "--temperature", "0")["text"]
         word = text.split()[3]
@@ -70,6 +78,14 @@ class Generate(unittest.TestCase):
     def test_wrong_use(self):
         for args, says in ((("--model", "no-such-model", "--prompt", "x"), "tiny-moe"),
                            (("--prompt", "x", "--temperature", "-1"), "temperature"),
+                           (("--prompt", "x", "--repetition-penalty", "0"), "repetition-penalty"),
+                           (("--prompt", "x", "--presence-penalty", "-3"), "presence-penalty"),
+                           (("--prompt", "x", "--frequency-penalty", "many"), "frequency-penalty"),
+                           (("--prompt", "x", "--logit-bias", "5"), "'5' is not ID=BIAS"),
+                           (("--prompt", "x", "--logit-bias", "5=1,6=nan"), "'6=nan'"),
+                           (("--prompt", "x", "--logit-bias", "5=100.5"), "'5=100.5'"),
+                           (("--prompt", "x", "--logit-bias", "-5=1"), "'-5=1'"),
+                           (("--prompt", "x", "--logit-bias", "4096=1"), "vocabulary"),
                            (("--prompt", "x", "--tp", "9"), "coordinator.log"),
                            ((), "--prompt")):
             done = run("generate", *args)

@@ -33,7 +33,8 @@ PROMPT = "In the beginning"
 
 
 def options(temperature=0.0, max_tokens=16, **more):
-    sampling = types_pb2.Sampling(temperature=temperature, **{k: more.pop(k) for k in ("seed", "top_k", "top_p", "min_p") if k in more})
+    fields = [f.name for f in types_pb2.Sampling.DESCRIPTOR.fields]
+    sampling = types_pb2.Sampling(temperature=temperature, **{k: more.pop(k) for k in fields if k in more})
     return pb.GenerationOptions(sampling=sampling, max_tokens=max_tokens, **more)
 
 
@@ -154,6 +155,27 @@ class Serving(ClusterTest):
         self.assertEqual(len(answer.events[0].prompt_logprobs), answer.usage.prompt_tokens - 1)
         self.assertTrue(all(len(p.top) == 2 for p in answer.events[0].prompt_logprobs))
 
+    def test_penalties_and_bias(self):
+        plain = self.generate(text_request(max_tokens=32, logprobs=1))
+        repeats = len(plain.ids[0]) - len(set(plain.ids[0]))
+        self.assertGreater(repeats, 8, "greedy repeats itself")
+        for penalty in ({"repetition_penalty": 1.5}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0}):
+            other = self.generate(text_request(max_tokens=32, **penalty))
+            self.assertLess(len(other.ids[0]) - len(set(other.ids[0])), repeats, penalty)
+            self.assertEqual(other, self.generate(text_request(max_tokens=32, **penalty)))
+        first = plain.ids[0][0]
+        self.assertNotIn(first, self.generate(text_request(max_tokens=32, logit_bias={first: -100})).ids[0])
+        forced = self.generate(text_request(max_tokens=4, logit_bias={777: 100}, logprobs=1))
+        self.assertEqual(forced.ids[0], [777] * 4)
+        # The model's own log-probability, whatever was added.
+        self.assertLess(forced.logprobs[0][0].token.logprob, -1)
+        self.assertEqual(forced.logprobs[0][0].top[0], plain.logprobs[0][0].top[0])
+
+    def test_suppressed_ids_are_never_sampled(self):
+        forced = self.generate(text_request(max_tokens=8, logit_bias={0: 100, 2: 100}, ignore_eos=True))
+        self.assertEqual(len(forced.ids[0]), 8)
+        self.assertFalse({0, 2} & set(forced.ids[0]))
+
     def test_stop_strings(self):
         whole = self.generate(text_request(max_tokens=40))
         stop = whole.text[0][20:24]
@@ -258,6 +280,14 @@ def bad_inputs():
         ("top_p zero", text_request(top_p=0.0), bad, s + "top_p"),
         ("top_p above one", text_request(top_p=1.5), bad, s + "top_p"),
         ("min_p negative", text_request(min_p=-0.5), bad, s + "min_p"),
+        ("repetition penalty zero", text_request(repetition_penalty=0), bad, s + "repetition_penalty"),
+        ("presence penalty large", text_request(presence_penalty=2.5), bad, s + "presence_penalty"),
+        ("frequency penalty NaN", text_request(frequency_penalty=float("nan")), bad, s + "frequency_penalty"),
+        ("bias large", text_request(logit_bias={5: 101}), bad, s + "logit_bias[5]"),
+        ("bias infinite", text_request(logit_bias={5: float("inf")}), bad, s + "logit_bias[5]"),
+        ("bias beyond the vocabulary", text_request(logit_bias={4096: 1}), bad, s + "logit_bias[4096]"),
+        ("bias of a negative id", text_request(logit_bias={-1: 1}), bad, s + "logit_bias[-1]"),
+        ("too many biases", text_request(logit_bias={i: 1 for i in range(1025)}), bad, s + "logit_bias"),
         ("max_tokens zero", text_request(max_tokens=0), bad, "options.max_tokens"),
         ("max_tokens beyond the context", text_request(max_tokens=5000), bad, "options.max_tokens"),
         ("n zero", text_request(n=0), bad, "options.n"),

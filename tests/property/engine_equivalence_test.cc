@@ -10,7 +10,34 @@
 namespace alphecca::engine {
 namespace {
 
-// Greedy and sampled, with and without filters, with log-probabilities, longer and shorter than the window of 64.
+// The next token leaves the remainder by 5 that follows the last one's.
+class Remainders final : public TokenConstraint {
+ public:
+  explicit Remainders(int32_t first) : remainder_(first) {}
+
+  void Allow(std::span<uint32_t> words) override {
+    for (size_t token = static_cast<size_t>(remainder_); token < words.size() * 32; token += 5) {
+      words[token / 32] |= 1U << (token % 32);
+    }
+  }
+  void Take(int32_t token) override { remainder_ = (token + 1) % 5; }
+
+ private:
+  int32_t remainder_;
+};
+
+kernels::LogitRules AllRules() {
+  kernels::LogitRules rules;
+  rules.repetition_penalty = 1.2F;
+  rules.presence_penalty = 0.5F;
+  rules.frequency_penalty = 0.7F;
+  rules.bias = {{267, -3.0F}, {337, 2.0F}, {4000, 1.5F}};
+  rules.suppressed = {{0, 3}, {320, 330}, {1000, 1100}};
+  return rules;
+}
+
+// Greedy and sampled, with and without filters, rules and constraint, with log-probabilities, longer and shorter than
+// the window of 64.
 std::vector<SequenceRequest> Mixture() {
   std::vector<SequenceRequest> requests;
   requests.push_back(MakeRequest(1, {2, 1210, 327, 2144}, 24));
@@ -20,10 +47,22 @@ std::vector<SequenceRequest> Mixture() {
   SampleWith(requests.back(), 8, 0.8F, 40, 0.9F);
   requests.push_back(MakeRequest(4, MakePrompt(17, 3), 16));
   SampleWith(requests.back(), 9, 1.2F, 0, 0.7F);
+  requests.push_back(MakeRequest(5, {2, 1210, 327, 2144}, 24));
+  requests.back().rules = AllRules();
+  requests.push_back(MakeRequest(6, MakePrompt(40, 4), 16));
+  SampleWith(requests.back(), 10, 0.9F, 0, 0.95F);
+  requests.back().rules = AllRules();
+  requests.back().constraint = std::make_shared<Remainders>(1);
+  requests.push_back(MakeRequest(7, MakePrompt(70, 6), 12));
+  SampleWith(requests.back(), 11, 1.0F, 0, 1.0F);
+  requests.back().rules.frequency_penalty = 1.5F;
+  requests.push_back(MakeRequest(8, MakePrompt(12, 7), 20));
+  requests.back().constraint = std::make_shared<Remainders>(3);
   for (SequenceRequest& request : requests) {
     request.logprobs = 3;
   }
   requests[1].prompt_logprobs = 2;
+  requests[5].prompt_logprobs = 1;
   return requests;
 }
 
@@ -48,7 +87,7 @@ class EngineEquivalence : public testing::TestWithParam<std::string> {
 TEST_P(EngineEquivalence, TheSameSeedGivesTheSameTokensOnEveryRun) {
   const Answers& first = Baseline();
   const Answers second = RunFresh(Options(), Mixture());
-  ASSERT_EQ(first.size(), 4U);
+  ASSERT_EQ(first.size(), 8U);
   for (const auto& [id, heard] : first) {
     SCOPED_TRACE(id);
     ExpectSameBits(heard, second.at(id));
@@ -75,7 +114,7 @@ TEST_P(EngineEquivalence, ChunkedPromptsGiveWhatWholeOnesGive) {
   chunked.step_tokens = 7;
   chunked.block_tokens = 4;  // nor does the size of a block matter
   const Answers cut = RunFresh(chunked, Mixture());
-  ASSERT_EQ(whole.size(), 4U);
+  ASSERT_EQ(whole.size(), 8U);
   for (const auto& [id, heard] : whole) {
     SCOPED_TRACE(id);
     ExpectSameBits(heard, cut.at(id));
@@ -129,15 +168,18 @@ TEST_P(EngineEquivalence, GivingWayChangesNothing) {
   const auto checkpoint = OpenModel(GetParam());
   const auto tight = MakeGroup(*checkpoint, options);
   ASSERT_NE(tight, nullptr);
-  std::vector<SequenceRequest> requests = Mixture();
-  for (size_t i = 0; i < 4; ++i) {
-    requests.push_back(MakeRequest(5 + i, MakePrompt(30 + static_cast<int>(i), static_cast<int32_t>(i) + 10), 60));
-  }
+  const auto requests = [] {  // made anew for each run: constraints remember
+    std::vector<SequenceRequest> all = Mixture();
+    for (size_t i = 0; i < 4; ++i) {
+      all.push_back(MakeRequest(31 + i, MakePrompt(30 + static_cast<int>(i), static_cast<int32_t>(i) + 10), 60));
+    }
+    return all;
+  };
   EngineCounts counts;
-  const Answers answers = RunAll(*tight, 256, 1, requests, false, &counts);
+  const Answers answers = RunAll(*tight, 256, 1, requests(), false, &counts);
   EXPECT_GT(counts.preemptions, 0);
   options.full_blocks = 0;
-  const Answers roomy = RunFresh(options, requests);
+  const Answers roomy = RunFresh(options, requests());
   for (const auto& [id, heard] : roomy) {
     SCOPED_TRACE(id);
     ExpectSameBits(heard, answers.at(id));
@@ -170,6 +212,7 @@ TEST_P(EngineEquivalence, TwoRanksGiveWhatOneGives) {
   const Answers two = RunFresh(options, Mixture());
   const Answers again = RunFresh(options, Mixture());
   EXPECT_EQ(one.at(1).ids, two.at(1).ids);  // greedy
+  EXPECT_EQ(one.at(5).ids, two.at(5).ids);
   for (const auto& [id, heard] : two) {
     SCOPED_TRACE(id);
     ExpectSameBits(heard, again.at(id));
@@ -184,6 +227,24 @@ TEST_P(EngineEquivalence, TwoRanksGiveWhatOneGives) {
   for (size_t i = 0; i < prompt_one.size(); ++i) {
     EXPECT_EQ(prompt_one[i].token, MakePrompt(90, 1)[i + 1]);
     EXPECT_NEAR(prompt_one[i].logprob, prompt_two[i].logprob, 1e-3) << i;
+  }
+}
+
+// Unequal shares of the vocabulary, whose edges fall within ranges of tokens that rules name.
+TEST_P(EngineEquivalence, ThreeRanksChooseWhatOneDoes) {
+  RunOptions options = Options();
+  options.kv_type = kernels::DType::kF32;
+  const Answers one = RunFresh(options, Mixture());
+  options.tp = 3;
+  options.ep = options.model == "tiny-moe" ? 3 : 1;
+  const Answers three = RunFresh(options, Mixture());
+  for (const uint64_t greedy : {1, 5}) {
+    EXPECT_EQ(one.at(greedy).ids, three.at(greedy).ids);
+  }
+  for (const auto& [id, heard] : three) {
+    ASSERT_FALSE(heard.logprobs.empty());
+    EXPECT_EQ(heard.ids[0], one.at(id).ids[0]) << id;
+    EXPECT_NEAR(heard.logprobs[0].logprob, one.at(id).logprobs[0].logprob, 1e-3) << id;
   }
 }
 
@@ -238,6 +299,7 @@ TEST_P(WideEquivalence, GivesWhatOneRankGives) {
     SCOPED_TRACE(copies);
     const Answers wide = RunFresh(Options(copies), Mixture());
     EXPECT_EQ(one.at(1).ids, wide.at(1).ids);  // greedy
+    EXPECT_EQ(one.at(5).ids, wide.at(5).ids);
     for (const auto& [id, heard] : wide) {
       SCOPED_TRACE(id);
       ASSERT_FALSE(heard.logprobs.empty());
@@ -304,6 +366,118 @@ TEST_P(EngineEquivalence, AnswerGoesOnFromItsOwnTokens) {
   const Answers resumed = RunFresh(Options(), {rest});
   const std::vector<int32_t> expected(straight.at(1).ids.begin() + 6, straight.at(1).ids.end());
   EXPECT_EQ(resumed.at(1).ids, expected);
+}
+
+// Likewise with rules, whose history must be told: the answer's first tokens count as the answer's.
+TEST_P(EngineEquivalence, AnswerWithRulesGoesOnFromItsOwnTokens) {
+  bool told = false;
+  for (const float temperature : {0.0F, 1.0F}) {
+    SequenceRequest whole = MakeRequest(1, {2, 1210, 327, 2144}, 24);
+    SampleWith(whole, 11, temperature, 50, 1.0F);
+    whole.rules = AllRules();
+    whole.rules.repetition_penalty = 1.0F;  // does not tell prompt from answer
+    whole.rules.frequency_penalty = 2.0F;
+    whole.rules.suppressed.clear();
+    const Answers straight = RunFresh(Options(), {whole});
+    SequenceRequest rest = whole;
+    rest.prompt.insert(rest.prompt.end(), straight.at(1).ids.begin(), straight.at(1).ids.begin() + 12);
+    rest.max_tokens = 12;
+    rest.answer_tokens = 12;
+    const std::vector<int32_t> expected(straight.at(1).ids.begin() + 12, straight.at(1).ids.end());
+    EXPECT_EQ(RunFresh(Options(), {rest}).at(1).ids, expected);
+    rest.answer_tokens = 0;
+    told = told || RunFresh(Options(), {rest}).at(1).ids != expected;
+  }
+  EXPECT_TRUE(told) << "the history changes too little to show";
+}
+
+// By hand, from the log-probabilities that are reported, which are those before the penalties.
+TEST_P(EngineEquivalence, GreedyChoicesFollowThePenalties) {
+  SequenceRequest request = MakeRequest(1, {2, 1210, 327, 2144}, 40);
+  request.logprobs = kernels::kMaxTopLogprobs;
+  request.rules.presence_penalty = 0.75F;
+  request.rules.frequency_penalty = 0.5F;
+  request.rules.bias = {{267, -1.0F}, {337, -0.5F}, {741, 1.0F}};
+  const RecordingSink::Heard heard = RunFresh(Options(), {request}).at(1);
+  ASSERT_EQ(heard.ids.size(), 40U);
+  ASSERT_EQ(heard.logprobs.size(), 40U);
+  std::map<int32_t, int> counts;
+  int moved = 0;
+  for (size_t i = 0; i < heard.ids.size(); ++i) {
+    kernels::Candidate best{.token = -1, .logit = -1e30F};
+    for (const kernels::Candidate& c : heard.logprobs[i].top) {
+      float logit = c.logit;
+      if (const int n = counts[c.token]; n > 0) {
+        logit -= 0.75F + 0.5F * static_cast<float>(n);
+      }
+      for (const kernels::TokenBias& b : request.rules.bias) {
+        logit += b.token == c.token ? b.bias : 0.0F;
+      }
+      best = logit > best.logit ? kernels::Candidate{c.token, logit} : best;
+      if (c.token == heard.ids[i]) {
+        EXPECT_EQ(heard.logprobs[i].logprob, c.logit);
+      }
+    }
+    EXPECT_EQ(heard.ids[i], best.token) << i;
+    moved += heard.ids[i] == heard.logprobs[i].top[0].token ? 0 : 1;
+    ++counts[heard.ids[i]];
+  }
+  EXPECT_GT(moved, 3) << "the penalties change too little to show";
+}
+
+TEST_P(EngineEquivalence, SuppressedAndExcludedTokensAreNeverSampled) {
+  const Answers& answers = Baseline();
+  for (const uint64_t id : {5, 6}) {
+    for (const int32_t token : answers.at(id).ids) {
+      for (const kernels::TokenRange& range : AllRules().suppressed) {
+        EXPECT_FALSE(token >= range.begin && token < range.end) << token;
+      }
+    }
+  }
+  for (auto [id, remainder] : {std::pair(6, 1), std::pair(8, 3)}) {
+    EXPECT_GT(answers.at(static_cast<uint64_t>(id)).ids.size(), 10U);
+    for (const int32_t token : answers.at(static_cast<uint64_t>(id)).ids) {
+      EXPECT_EQ(token % 5, remainder) << id;
+      remainder = (token + 1) % 5;
+    }
+  }
+}
+
+// What a slot had before is gone when it opens again.
+TEST_P(EngineEquivalence, AReusedSlotKeepsNothing) {
+  RunOptions options = Options();
+  options.max_sequences = 1;
+  const Answers& together = Baseline();
+  const Answers in_turn = RunFresh(options, Mixture());
+  for (const auto& [id, heard] : together) {
+    SCOPED_TRACE(id);
+    ExpectSameBits(heard, in_turn.at(id));
+  }
+}
+
+class NothingAllowed final : public TokenConstraint {
+ public:
+  void Allow(std::span<uint32_t> /*words*/) override {}
+  void Take(int32_t /*token*/) override { FAIL() << "nothing was allowed"; }
+};
+
+TEST_P(EngineEquivalence, ASequenceThatMayChooseNothingEndsAlone) {
+  const auto checkpoint = OpenModel(GetParam());
+  ASSERT_NE(checkpoint, nullptr);
+  const auto group = MakeGroup(*checkpoint, Options());
+  ASSERT_NE(group, nullptr);
+  auto engine = Engine::Create({.epoch = Epoch(1)}, group->runner(0), group->followers());
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  auto sink = std::make_shared<RecordingSink>();
+  SequenceRequest stuck = MakeRequest(9, {2, 5}, 4);
+  stuck.constraint = std::make_shared<NothingAllowed>();
+  ASSERT_TRUE((*engine)->Open(sink, stuck).ok());
+  const SequenceRequest other = Mixture()[0];
+  ASSERT_TRUE((*engine)->Open(sink, other).ok());
+  const RecordingSink::Heard heard = sink->AwaitEnd(9);
+  EXPECT_EQ(heard.error.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(heard.ids.empty());
+  EXPECT_EQ(sink->AwaitEnd(1).ids, Baseline().at(1).ids);
 }
 
 TEST_P(EngineEquivalence, GreedyIdsAreTheReferencesOwn) {

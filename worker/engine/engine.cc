@@ -165,7 +165,7 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
         absl::StrCat("prompt and max_tokens make ", tokens, " tokens: more than the KV cache holds"));
   }
   const SequenceId id = request.id;
-  Sequence sequence(std::move(request), options_.prefix_cache ? &hasher_ : nullptr);
+  Sequence sequence(std::move(request), runner_.limits().vocab, options_.prefix_cache ? &hasher_ : nullptr);
   MutexLock lock(mutex_);
   RETURN_IF_ERROR(failure_);
   if (closed_ || !stop_reason_.ok()) {

@@ -25,10 +25,25 @@ namespace alphecca::engine {
 
 enum class Finish { kStop, kLength, kCancelled };
 
+// Which tokens a sequence may sample next, one by one: what constrained decoding needs. Follows one sequence; called on
+// the engine's thread: must not block. A sequence that loses its slot and gets another keeps it.
+class TokenConstraint {
+ public:
+  virtual ~TokenConstraint() = default;
+  // Sets bit t % 32 of word t / 32 of each token t that may be next; all are clear before. None set: the sequence ends
+  // with an error.
+  virtual void Allow(std::span<uint32_t> words) = 0;
+  // The token that was sampled.
+  virtual void Take(int32_t token) = 0;
+};
+
 struct SequenceRequest {
   SequenceId id;  // unique within the sink
   std::vector<int32_t> prompt;
-  kernels::SamplingRow sampling;  // slot, position, wanted, keep, top_logprobs ignored
+  int32_t answer_tokens = 0;      // the last of the prompt that were generated: to penalties they are the answer's
+  kernels::SamplingRow sampling;  // slot, position, wanted, keep, rules, mask, top_logprobs ignored
+  kernels::LogitRules rules;      // history empty: it follows from the prompt
+  std::shared_ptr<TokenConstraint> constraint;  // null: none; shared as requests are copied, used by one sequence
   int32_t max_tokens = 1;
   std::vector<int32_t> stop_ids;
   int logprobs = -1;  // alternatives with each token, -1: none

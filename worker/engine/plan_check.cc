@@ -61,6 +61,7 @@ absl::Status PlanCheck::Check(const StepPlan& plan) {
     RETURN_IF_ERROR(CheckRow(plan, i, slots));
   }
   RETURN_IF_ERROR(CheckLogits(plan, slots));
+  RETURN_IF_ERROR(CheckMasks(plan));
   slots_ = std::move(slots);
   epoch_ = plan.epoch;
   step_ = plan.step;
@@ -103,6 +104,26 @@ absl::Status PlanCheck::CheckSampling(const OpenSlot& open) const {
   if (open.sampling.top_logprobs < 0 || open.sampling.top_logprobs > kernels::kMaxTopLogprobs) {
     return absl::InvalidArgumentError(absl::StrCat("slot ", open.slot, ": top_logprobs ", open.sampling.top_logprobs,
                                                    ": must be 0 to ", kernels::kMaxTopLogprobs));
+  }
+  return kernels::CheckLogitRules(open.rules, limits_.vocab);
+}
+
+absl::Status PlanCheck::CheckMasks(const StepPlan& plan) const {
+  const auto words = static_cast<size_t>(kernels::MaskWords(limits_.vocab));
+  if (plan.masks.size() > plan.logits.size()) {
+    return Invalid(plan, plan.masks.size(), " masks: at most one a logit request, of which there are ",
+                   plan.logits.size());
+  }
+  for (size_t i = 0; i < plan.masks.size(); ++i) {
+    if (plan.masks[i].size() != words) {
+      return Invalid(plan, "mask ", i, " has ", plan.masks[i].size(), " words: must be ", words);
+    }
+  }
+  for (const LogitRequest& request : plan.logits) {
+    if (request.mask < -1 || request.mask >= static_cast<int64_t>(plan.masks.size())) {
+      return Invalid(plan, "logit request with mask ", request.mask, ": must be -1 to ",
+                     static_cast<int64_t>(plan.masks.size()) - 1);
+    }
   }
   return absl::OkStatus();
 }

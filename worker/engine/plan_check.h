@@ -16,8 +16,9 @@ class PlanCheck {
   explicit PlanCheck(const ShardLimits& limits);
 
   // FailedPrecondition: an older epoch, or a step that does not follow the last one (a new epoch begins at step 1).
-  // InvalidArgument: a row, slot, token, block or logit request out of range, a slot that was not opened, rows of
-  // one slot with different owners, a row whose visible keys have no blocks. A plan that is refused changes nothing.
+  // InvalidArgument: a row, slot, token, block, mask or logit request out of range, rules out of their ranges or out of
+  // order, a slot that was not opened, rows of one slot with different owners, a row whose visible keys have no blocks.
+  // A plan that is refused changes nothing.
   absl::Status Check(const StepPlan& plan);
 
  private:
@@ -40,6 +41,7 @@ class PlanCheck {
   absl::Status CheckRow(const StepPlan& plan, size_t index, const std::vector<SlotState>& slots) const;
   absl::Status CheckLogits(const StepPlan& plan, std::vector<SlotState>& slots) const;
   absl::Status CheckSampling(const OpenSlot& open) const;
+  absl::Status CheckMasks(const StepPlan& plan) const;
   int64_t PoolBlocks(int pool) const { return pool == 0 ? limits_.full_blocks : limits_.sliding_blocks; }
 
   ShardLimits limits_;

@@ -175,7 +175,7 @@ absl::StatusOr<Batch> Scheduler::Next() {
 absl::Status Scheduler::PlanDecodes(Budget& budget, Batch& batch) {
   for (size_t i = 0; i < running_.size(); ++i) {
     Entry& entry = *running_[i];
-    if (!entry.Decodes()) {
+    if (!entry.Decodes() || (entry.arrival.one_at_a_time && entry.pending > 0)) {
       continue;
     }
     if (BlocksOf(entry).RowsAvailable(entry.slot) < 1 && !MakeRoom(i)) {
@@ -190,7 +190,7 @@ absl::Status Scheduler::PlanDecodes(Budget& budget, Batch& batch) {
 absl::Status Scheduler::PlanPrompts(Budget& budget, Batch& batch) {
   for (size_t i = 0; i < running_.size(); ++i) {
     Entry& entry = *running_[i];
-    const int64_t rows = entry.in_batch || entry.Left() < 1 ? 0 : PromptRows(entry, budget);
+    const int64_t rows = entry.Decodes() || entry.Left() < 1 ? 0 : PromptRows(entry, budget);
     // Who decodes in this step keeps its blocks; so a prompt may have to wait for it, but never for a later prompt.
     if (rows < 1 || (BlocksOf(entry).RowsAvailable(entry.slot) < 1 && !MakeRoom(i))) {
       continue;

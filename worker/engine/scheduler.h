@@ -53,6 +53,7 @@ struct Arrival {
   int64_t prompt_tokens = 1;
   int64_t max_tokens = 1;
   bool prompt_logits = false;  // every prompt row wants logits: it starts behind no prefix
+  bool one_at_a_time = false;  // what it may sample next hangs on the token before: it runs on once that is known
   // Names of the prompt's full blocks (model::PrefixHasher), and of the whole prompt. No names: it takes nothing from
   // the prefix cache and gives nothing to it.
   std::vector<model::BlockHash> names;

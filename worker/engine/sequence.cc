@@ -56,15 +56,24 @@ absl::Status CheckRequest(const SequenceRequest& request, const ShardLimits& lim
   if (request.window < 1) {
     return absl::InvalidArgumentError(absl::StrCat("window ", request.window, ": must be at least 1"));
   }
+  if (request.answer_tokens < 0 || request.answer_tokens >= prompt) {
+    return absl::InvalidArgumentError(absl::StrCat("answer_tokens ", request.answer_tokens, ": must be 0 to ",
+                                                   prompt - 1, ", one less than the prompt's tokens"));
+  }
   RETURN_IF_ERROR(CheckTokens("prompt", request.prompt, limits.vocab));
   RETURN_IF_ERROR(CheckTokens("stop_ids", request.stop_ids, limits.vocab));
   RETURN_IF_ERROR(CheckLogprobs("logprobs", request.logprobs));
   RETURN_IF_ERROR(CheckLogprobs("prompt_logprobs", request.prompt_logprobs));
+  if (!request.rules.history.empty()) {
+    return absl::InvalidArgumentError("rules have a history: must be empty, the prompt tells it");
+  }
+  RETURN_IF_ERROR(kernels::CheckLogitRules(request.rules, limits.vocab));
   return CheckSamplingValues(request.sampling);
 }
 
-Sequence::Sequence(SequenceRequest request, const model::PrefixHasher* hasher)
+Sequence::Sequence(SequenceRequest request, int64_t vocab, const model::PrefixHasher* hasher)
     : request_(std::move(request)),
+      vocab_(vocab),
       hasher_(hasher),
       prompt_tokens_(static_cast<int64_t>(request_.prompt.size())),
       tokens_(std::exchange(request_.prompt, {})) {
@@ -78,6 +87,7 @@ Arrival Sequence::ArrivalAs(SequenceKey key) const {
                   .prompt_tokens = prompt_tokens_,
                   .max_tokens = request_.max_tokens,
                   .prompt_logits = request_.prompt_logprobs >= 0,
+                  .one_at_a_time = request_.constraint != nullptr,
                   .names = names_,
                   .whole = std::nullopt,
                   .tenant = request_.tenant,
@@ -92,11 +102,27 @@ Arrival Sequence::ArrivalAs(SequenceKey key) const {
   return arrival;
 }
 
+OpenSlot Sequence::Opening(int32_t slot) const {
+  OpenSlot open{.slot = slot, .sampling = request_.sampling, .rules = request_.rules};
+  open.sampling.top_logprobs = std::max({request_.logprobs, request_.prompt_logprobs, 0});
+  if (open.rules.Penalises()) {
+    open.rules.history = kernels::CountTokens(tokens_, Generated() + request_.answer_tokens);
+  }
+  return open;
+}
+
+int32_t Sequence::AppendMask(StepPlan& plan) const {
+  if (request_.constraint == nullptr) {
+    return -1;
+  }
+  std::vector<uint32_t>& mask = plan.masks.emplace_back(static_cast<size_t>(kernels::MaskWords(vocab_)), 0U);
+  request_.constraint->Allow(mask);
+  return static_cast<int32_t>(plan.masks.size()) - 1;
+}
+
 void Sequence::AppendRows(const Share& share, StepPlan& plan) {
   if (share.opens) {
-    OpenSlot open{.slot = share.slot, .sampling = request_.sampling};
-    open.sampling.top_logprobs = std::max({request_.logprobs, request_.prompt_logprobs, 0});
-    plan.opens.push_back(open);
+    plan.opens.push_back(Opening(share.slot));
   }
   for (int64_t position = share.begin; position < share.end; ++position) {
     const bool samples = share.samples && position == share.end - 1;
@@ -109,7 +135,10 @@ void Sequence::AppendRows(const Share& share, StepPlan& plan) {
     row.wants_logits = samples || reports;
     if (row.wants_logits) {
       const int32_t wanted = reports ? tokens_[static_cast<size_t>(position + 1)] : -1;
-      plan.logits.push_back({.row = static_cast<int32_t>(plan.rows.size()), .wanted = wanted, .keep = samples});
+      plan.logits.push_back({.row = static_cast<int32_t>(plan.rows.size()),
+                             .wanted = wanted,
+                             .keep = samples,
+                             .mask = samples ? AppendMask(plan) : -1});
     }
     reported_ = reports ? position + 1 : reported_;
     plan.rows.push_back(row);
@@ -130,13 +159,23 @@ bool Sequence::IsStop(int32_t token) const {
 SequenceUpdate Sequence::TakeToken(StepChoice choice) {
   SequenceUpdate update;
   update.id = request_.id;
-  tokens_.push_back(choice.token);
+  const int32_t token = choice.token;
+  if (token < 0) {
+    update.error = absl::FailedPreconditionError(
+        absl::StrCat("token ", Generated() + 1,
+                     " of the answer: none is left to choose; every logit is suppressed, excluded "
+                     "by the constraint, or not a number"));
+    return update;
+  }
+  tokens_.push_back(token);
   if (Generated() - credited_ > request_.window) {
     update.error = absl::ResourceExhaustedError(
         absl::StrCat("the client is slow: ", request_.window, " tokens await credit, the sequence's window"));
     return update;
   }
-  const int32_t token = choice.token;
+  if (request_.constraint != nullptr) {
+    request_.constraint->Take(token);
+  }
   update.ids.push_back(token);
   if (request_.logprobs >= 0) {
     KeepTop(choice, request_.logprobs);

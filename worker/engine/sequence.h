@@ -18,13 +18,14 @@ absl::Status CheckRequest(const SequenceRequest& request, const ShardLimits& lim
 
 class Sequence {
  public:
-  // hasher: of the prefix cache; null: the sequence neither uses nor feeds it.
-  Sequence(SequenceRequest request, const model::PrefixHasher* hasher);
+  // `vocab`: tokens that the model knows. hasher: of the prefix cache; null: the sequence neither uses nor feeds it.
+  Sequence(SequenceRequest request, int64_t vocab, const model::PrefixHasher* hasher);
 
   SequenceId id() const { return request_.id; }
   Arrival ArrivalAs(SequenceKey key) const;
 
-  // Appends the share's rows and logit requests (and, where it opens a slot, the slot's parameters) to the plan.
+  // Appends the share's rows and logit requests (and, where it opens a slot, the slot's parameters and history) to the
+  // plan.
   void AppendRows(const Share& share, StepPlan& plan);
 
   // Takes the choice of a logit request of this sequence that does not keep its token: a prompt token's
@@ -41,8 +42,12 @@ class Sequence {
  private:
   int64_t Generated() const { return static_cast<int64_t>(tokens_.size()) - prompt_tokens_; }
   bool IsStop(int32_t token) const;
+  OpenSlot Opening(int32_t slot) const;
+  // Adds the mask of the next token, if there is one: its index in the plan, or -1.
+  int32_t AppendMask(StepPlan& plan) const;
 
   SequenceRequest request_;  // but for the prompt
+  int64_t vocab_;
   const model::PrefixHasher* hasher_;
   int64_t prompt_tokens_;
   std::vector<int32_t> tokens_;          // the prompt, and what was sampled

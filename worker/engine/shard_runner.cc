@@ -33,6 +33,9 @@ struct StepArrays {
   std::vector<kernels::SamplingRow> sampling;
 
   std::array<std::vector<kernels::BlockTableUpdate>, 2> tables;  // by PoolKind
+  std::vector<kernels::SlotOpening> opens;
+  std::vector<uint32_t> masks;
+  int64_t mask_words = 0;
 
   kernels::StepInput Input() const {
     kernels::StepInput input;
@@ -46,6 +49,9 @@ struct StepArrays {
     for (const int pool : {0, 1}) {
       input.tables[pool] = tables[pool];
     }
+    input.opens = opens;
+    input.masks = masks;
+    input.mask_words = mask_words;
     return input;
   }
 };
@@ -55,6 +61,7 @@ class Runner final : public ShardRunner {
   Runner(kernels::Backend& backend, const ShardLimits& limits, int rank, std::unique_ptr<forward::Gemma> gemma)
       : backend_(backend), limits_(limits), rank_(rank), gemma_(std::move(gemma)), check_(limits) {
     sampling_.resize(static_cast<size_t>(limits.max_sequences));
+    has_rules_.resize(sampling_.size());
     owners_.resize(sampling_.size());
   }
 
@@ -106,7 +113,10 @@ class Runner final : public ShardRunner {
  private:
   absl::StatusOr<StepResult> RunChecked(const StepPlan& plan) {
     for (const OpenSlot& open : plan.opens) {
-      sampling_[static_cast<size_t>(open.slot)] = open.sampling;
+      const auto slot = static_cast<size_t>(open.slot);
+      sampling_[slot] = open.sampling;
+      has_rules_[slot] = !open.rules.Empty();
+      owners_[slot] = -1;
     }
     const LogitRows logits = GatherLogits(plan);
     Gather(plan, logits);
@@ -150,11 +160,16 @@ class Runner final : public ShardRunner {
       sampling.wanted = request.wanted;
       sampling.keep = request.keep ? 1 : 0;
       if (!request.keep && request.wanted >= 0) {
-        // Only log-probabilities are asked, which come before temperature and filters: spare their candidates.
+        // Only log-probabilities are asked, which come before rules, temperature and filters: spare what those take.
         sampling.temperature = 0.0F;
         sampling.top_k = 0;
         sampling.top_p = 1.0F;
         sampling.min_p = 0.0F;
+        sampling.rules = 0;
+        sampling.mask = -1;
+      } else {
+        sampling.rules = has_rules_[static_cast<size_t>(row.slot)] ? 1 : 0;
+        sampling.mask = request.mask;
       }
       logits.sampling.push_back(sampling);
       logits.most = std::max(logits.most, ++of_owner[static_cast<size_t>(row.owner)]);
@@ -180,6 +195,7 @@ class Runner final : public ShardRunner {
         if (wants) {
           arrays_.logit_rows.push_back(static_cast<int32_t>(arrays_.tokens.size()));
           arrays_.sampling.push_back(logits.sampling[request]);
+          GatherMask(plan, arrays_.sampling.back());
         }
         arrays_.tokens.push_back(row.token);
         arrays_.positions.push_back(row.position);
@@ -193,6 +209,22 @@ class Runner final : public ShardRunner {
       std::copy_if(plan.tables[pool].begin(), plan.tables[pool].end(), std::back_inserter(arrays_.tables[pool]),
                    [&](const kernels::BlockTableUpdate& u) { return mine(owners_[static_cast<size_t>(u.slot)]); });
     }
+    for (const OpenSlot& open : plan.opens) {
+      const int32_t owner = owners_[static_cast<size_t>(open.slot)];
+      const bool follows = owner < 0 || mine(owner);  // of a slot without rows yet every rank keeps the rules
+      arrays_.opens.push_back({.slot = open.slot, .rules = follows ? &open.rules : nullptr});
+    }
+  }
+
+  // The row's mask, which is the plan's, becomes one of this rank's step.
+  void GatherMask(const StepPlan& plan, kernels::SamplingRow& row) {
+    if (row.mask < 0) {
+      return;
+    }
+    const std::vector<uint32_t>& mask = plan.masks[static_cast<size_t>(row.mask)];
+    arrays_.mask_words = static_cast<int64_t>(mask.size());
+    row.mask = static_cast<int32_t>(arrays_.masks.size() / mask.size());
+    arrays_.masks.insert(arrays_.masks.end(), mask.begin(), mask.end());
   }
 
   void CopyBlocks(const StepPlan& plan) {
@@ -226,7 +258,8 @@ class Runner final : public ShardRunner {
   std::unique_ptr<kernels::KvPool> pools_[2];  // by PoolKind; null: no such layers
   std::unique_ptr<kernels::Stream> stream_;
   std::vector<kernels::SamplingRow> sampling_;  // by slot
-  std::vector<int32_t> owners_;                 // by slot
+  std::vector<bool> has_rules_;                 // by slot
+  std::vector<int32_t> owners_;                 // by slot; -1: opened, no rows yet
   StepArrays arrays_;
   std::vector<std::byte> choices_;
   absl::Status broken_;

@@ -23,7 +23,10 @@ struct PlanRow {
 // A slot is opened once with what does not change while a sequence runs.
 struct OpenSlot {
   int32_t slot = 0;
-  kernels::SamplingRow sampling;  // slot, position, wanted, keep are set by row
+  kernels::SamplingRow sampling;  // slot, position, wanted, keep, rules, mask are set by row
+  // Their history holds every token of the sequence before its first sampled one: also those that are no rows of any
+  // step since their KV was cached, and those that were sampled before the sequence lost its slot.
+  kernels::LogitRules rules = {};
 };
 
 // Before the rows run, block `from` is copied to `to`, in the order listed: the slot is about to write into a block
@@ -38,6 +41,7 @@ struct LogitRequest {
   int32_t row = 0;      // index into rows, rising
   int32_t wanted = -1;  // token whose log-probability is asked (prompt_logprobs)
   bool keep = true;     // the sampled token becomes the slot's last
+  int32_t mask = -1;    // index into masks: the tokens that may be sampled; -1: all
 };
 
 struct StepPlan {
@@ -48,6 +52,7 @@ struct StepPlan {
   std::vector<BlockCopy> copies[2];                  // by kernels::PoolKind, before the rows
   std::vector<PlanRow> rows;
   std::vector<LogitRequest> logits;
+  std::vector<std::vector<uint32_t>> masks;  // kernels::MaskWords of the vocabulary each
 };
 
 // What was sampled for one LogitRequest.

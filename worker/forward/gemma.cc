@@ -447,7 +447,8 @@ class GemmaRank : public Gemma {
     kernels::Check(step.rows >= (rank_.wide ? 0 : 1) && step.rows <= max_rows_,
                    "a step has at least one row (wide: none), at most max_rows");
     kernels::Check(step.logit_rows <= max_logit_rows_, "at most max_logit_rows rows of a step want logits");
-    kernels::Check(candidates >= 1 && candidates <= kernels::kMaxCandidates, "1 to kMaxCandidates candidates a row");
+    kernels::Check(candidates >= 1 && candidates <= kernels::kMaxRecordCandidates,
+                   "1 to kMaxRecordCandidates candidates a row");
     logit_rows_ = step.logit_rows;
     kernels::Check(!rank_.wide || (step.rows <= all.rows && all.rows <= max_rows_),
                    "the rows of all ranks are at least this one's, at most max_rows");

@@ -53,8 +53,8 @@ absl::StatusOr<Scratch> AllocateScratch(kernels::Backend& backend, const model::
   const int64_t d = config.hidden;
   const bool moe = config.experts > 0;
   const auto layers = static_cast<int64_t>(config.layers.size());
-  const int64_t record = kernels::CandidateRecordBytes(kernels::kMaxCandidates) / 4;
-  const int64_t choice = kernels::ChoiceBytes(kernels::kMaxCandidates) / 4;
+  const int64_t record = kernels::CandidateRecordBytes(kernels::kMaxRecordCandidates) / 4;
+  const int64_t choice = kernels::ChoiceBytes(kernels::kMaxRecordCandidates) / 4;
   Scratch s;
   RETURN_IF_ERROR(s.residual.Allocate(backend, rows, d));
   RETURN_IF_ERROR(s.normed.Allocate(backend, rows, d));

@@ -62,7 +62,7 @@ struct Scratch {
   Activation last;        // x of the logit rows [R, D]
   Activation hidden;      // the same after the final norm [R, D]
   Activation logits;      // [R, vocabulary share]
-  Activation candidates;  // [ranks][R] records of at most kMaxCandidates; wide: [R]
+  Activation candidates;  // [ranks][R] records of at most kMaxRecordCandidates; wide: [R]
   Activation choices;     // [R] records; wide: [ranks][R]
 };
 

@@ -1,10 +1,12 @@
 #include "worker/rpc/convert.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace alphecca::worker {
 namespace {
@@ -35,6 +37,68 @@ absl::Status CheckLength(const char* name, int length, int wanted) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat("step plan: ", name, " has ", length, " entries, must be ", wanted));
+}
+
+std::vector<kernels::TokenRange> ReadRanges(const google::protobuf::RepeatedPtrField<v1::TokenRange>& ranges) {
+  std::vector<kernels::TokenRange> read;
+  read.reserve(static_cast<size_t>(ranges.size()));
+  for (const v1::TokenRange& range : ranges) {
+    read.push_back({range.begin(), range.end()});
+  }
+  return read;
+}
+
+// The rules of a request.
+kernels::LogitRules ReadRules(const v1::OpenSequence& open) {
+  const v1::Sampling& sampling = open.sampling();
+  kernels::LogitRules rules;
+  rules.repetition_penalty = sampling.has_repetition_penalty() ? sampling.repetition_penalty() : 1.0F;
+  rules.presence_penalty = sampling.presence_penalty();
+  rules.frequency_penalty = sampling.frequency_penalty();
+  for (const auto& [id, bias] : sampling.logit_bias()) {
+    rules.bias.push_back({id, bias});
+  }
+  std::sort(rules.bias.begin(), rules.bias.end(), [](const auto& a, const auto& b) { return a.token < b.token; });
+  rules.suppressed = ReadRanges(open.suppressed());
+  return rules;
+}
+
+void WriteRules(const kernels::LogitRules& rules, v1::LogitRules& out) {
+  out.set_repetition_penalty(rules.repetition_penalty);
+  out.set_presence_penalty(rules.presence_penalty);
+  out.set_frequency_penalty(rules.frequency_penalty);
+  for (const kernels::TokenBias& b : rules.bias) {
+    out.add_bias_ids(b.token);
+    out.add_biases(b.bias);
+  }
+  for (const kernels::TokenRange& range : rules.suppressed) {
+    v1::TokenRange& to = *out.add_suppressed();
+    to.set_begin(range.begin);
+    to.set_end(range.end);
+  }
+  for (const kernels::TokenCount& count : rules.history) {
+    out.add_history_ids(count.token);
+    out.add_history_answer(count.answer);
+    out.add_history_prompt(count.prompt);
+  }
+}
+
+absl::StatusOr<kernels::LogitRules> ReadRules(const v1::LogitRules& message) {
+  RETURN_IF_ERROR(CheckLength("biases", message.biases_size(), message.bias_ids_size()));
+  RETURN_IF_ERROR(CheckLength("history_answer", message.history_answer_size(), message.history_ids_size()));
+  RETURN_IF_ERROR(CheckLength("history_prompt", message.history_prompt_size(), message.history_ids_size()));
+  kernels::LogitRules rules;
+  rules.repetition_penalty = message.repetition_penalty();
+  rules.presence_penalty = message.presence_penalty();
+  rules.frequency_penalty = message.frequency_penalty();
+  for (int i = 0; i < message.bias_ids_size(); ++i) {
+    rules.bias.push_back({message.bias_ids(i), message.biases(i)});
+  }
+  rules.suppressed = ReadRanges(message.suppressed());
+  for (int i = 0; i < message.history_ids_size(); ++i) {
+    rules.history.push_back({message.history_ids(i), message.history_answer(i), message.history_prompt(i)});
+  }
+  return rules;
 }
 
 // Runs of three numbers on the wire: BlockTableUpdate (slot, index, block) or BlockCopy (slot, from, to).
@@ -80,6 +144,8 @@ absl::StatusOr<engine::SequenceRequest> FromProto(const v1::OpenSequence& open, 
   request.sampling.top_k = sampling.top_k();
   request.sampling.top_p = sampling.has_top_p() ? sampling.top_p() : 1.0F;
   request.sampling.min_p = sampling.min_p();
+  request.rules = ReadRules(open);
+  request.answer_tokens = open.answer_tokens();
   request.max_tokens = open.max_tokens();
   request.stop_ids.assign(open.stop_ids().begin(), open.stop_ids().end());
   request.logprobs = open.logprobs();
@@ -132,6 +198,9 @@ v1::StepPlanMessage ToProto(const engine::StepPlan& plan) {
     out.set_top_p(open.sampling.top_p);
     out.set_min_p(open.sampling.min_p);
     out.set_top_logprobs(open.sampling.top_logprobs);
+    if (!open.rules.Empty()) {
+      WriteRules(open.rules, *out.mutable_rules());
+    }
   }
   WriteTriples(plan.tables[kernels::kFullPool], *message.mutable_full_tables());
   WriteTriples(plan.tables[kernels::kSlidingPool], *message.mutable_sliding_tables());
@@ -158,6 +227,12 @@ v1::StepPlanMessage ToProto(const engine::StepPlan& plan) {
     message.add_logit_rows(request.row);
     message.add_wanted(request.wanted);
     message.add_keep(request.keep);
+    if (!plan.masks.empty()) {
+      message.add_mask_of(request.mask);
+    }
+  }
+  for (const std::vector<uint32_t>& mask : plan.masks) {
+    message.add_masks()->mutable_words()->Add(mask.begin(), mask.end());
   }
   return message;
 }
@@ -169,7 +244,8 @@ absl::StatusOr<engine::StepPlan> FromProto(const v1::StepPlanMessage& message) {
        {CheckLength("positions", message.positions_size(), rows), CheckLength("slots", message.slots_size(), rows),
         CheckLength("owners", message.owners_size(), message.owners_size() == 0 ? 0 : rows),
         CheckLength("drafts", message.drafts_size(), message.drafts_size() == 0 ? 0 : rows),
-        CheckLength("wanted", message.wanted_size(), logits), CheckLength("keep", message.keep_size(), logits)}) {
+        CheckLength("wanted", message.wanted_size(), logits), CheckLength("keep", message.keep_size(), logits),
+        CheckLength("mask_of", message.mask_of_size(), message.mask_of_size() == 0 ? 0 : logits)}) {
     if (!status.ok()) {
       return status;
     }
@@ -187,7 +263,10 @@ absl::StatusOr<engine::StepPlan> FromProto(const v1::StepPlanMessage& message) {
     slot.sampling.top_p = open.top_p();
     slot.sampling.min_p = open.min_p();
     slot.sampling.top_logprobs = open.top_logprobs();
-    plan.opens.push_back(slot);
+    if (open.has_rules()) {
+      ASSIGN_OR_RETURN(slot.rules, ReadRules(open.rules()));
+    }
+    plan.opens.push_back(std::move(slot));
   }
   for (const absl::Status& status : {ReadTriples(message.full_tables(), plan.tables[kernels::kFullPool]),
                                      ReadTriples(message.sliding_tables(), plan.tables[kernels::kSlidingPool]),
@@ -208,10 +287,15 @@ absl::StatusOr<engine::StepPlan> FromProto(const v1::StepPlanMessage& message) {
   }
   for (int i = 0; i < logits; ++i) {
     const int32_t row = message.logit_rows(i);
-    plan.logits.push_back({row, message.wanted(i), message.keep(i)});
+    const int32_t mask = message.mask_of_size() == 0 ? -1 : message.mask_of(i);
+    plan.logits.push_back({.row = row, .wanted = message.wanted(i), .keep = message.keep(i), .mask = mask});
     if (row >= 0 && row < rows) {  // others are refused by the plan check
       plan.rows[static_cast<size_t>(row)].wants_logits = true;
     }
+  }
+  plan.masks.reserve(static_cast<size_t>(message.masks_size()));
+  for (const v1::TokenMask& mask : message.masks()) {
+    plan.masks.emplace_back(mask.words().begin(), mask.words().end());
   }
   return plan;
 }

@@ -306,7 +306,9 @@ class ThreadRankGroup : public RankGroup {
                              .soft_rows = {},
                              .logit_rows = step.logit_rows,
                              .sampling = step.sampling,
-                             .tables = {}};
+                             .tables = {},
+                             .opens = {},
+                             .masks = {}};
     for (const kernels::PoolKind kind : {kernels::kFullPool, kernels::kSlidingPool}) {
       if (rank.pools[kind] != nullptr) {
         input.tables[kind] = tables;

@@ -48,6 +48,7 @@ class GenerationTest : public ::testing::Test {
     plan.options.prompt_logprobs = 2;
     plan.prompt = {1, 2, 3};
     plan.stop_ids = {1};
+    plan.suppressed = {{3, 7}};
     plan.window = window;
     plan.options.tenant = "t";
     plan.tenant_weight = 0.5;
@@ -89,6 +90,8 @@ TEST_F(GenerationTest, OpensOneSequenceASampleOnOneGroup) {
     EXPECT_EQ(spec.tenant, "t");
     EXPECT_EQ(spec.tenant_weight, 0.5);
     EXPECT_EQ(spec.expected_cached, 2);
+    ASSERT_EQ(spec.suppressed.size(), 1U);
+    EXPECT_EQ(spec.suppressed[0].end, 7);
   }
 }
 

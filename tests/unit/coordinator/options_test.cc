@@ -52,6 +52,27 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"MinPNegative", [](auto& o) { o.min_p = -0.1F; }, "options.sampling.min_p"},
         BadCase{"MinPLarge", [](auto& o) { o.min_p = 1.1F; }, "options.sampling.min_p"},
         BadCase{"MinPNan", [](auto& o) { o.min_p = kNan; }, "options.sampling.min_p"},
+        BadCase{"RepetitionZero", [](auto& o) { o.repetition_penalty = 0.0F; }, "options.sampling.repetition_penalty"},
+        BadCase{"RepetitionLow", [](auto& o) { o.repetition_penalty = 0.09F; }, "options.sampling.repetition_penalty"},
+        BadCase{"RepetitionLarge", [](auto& o) { o.repetition_penalty = 11; }, "options.sampling.repetition_penalty"},
+        BadCase{"RepetitionNan", [](auto& o) { o.repetition_penalty = kNan; }, "options.sampling.repetition_penalty"},
+        BadCase{"PresenceLow", [](auto& o) { o.presence_penalty = -2.1F; }, "options.sampling.presence_penalty"},
+        BadCase{"PresenceNan", [](auto& o) { o.presence_penalty = kNan; }, "options.sampling.presence_penalty"},
+        BadCase{"FrequencyLarge", [](auto& o) { o.frequency_penalty = 2.1F; }, "options.sampling.frequency_penalty"},
+        BadCase{"FrequencyInf", [](auto& o) { o.frequency_penalty = kInf; }, "options.sampling.frequency_penalty"},
+        BadCase{"BiasLarge",
+                [](auto& o) {
+                  o.logit_bias = {{3, 100.0F}, {4, 100.5F}};
+                },
+                "options.sampling.logit_bias[4]"},
+        BadCase{"BiasNan", [](auto& o) { o.logit_bias[9] = kNan; }, "options.sampling.logit_bias[9]"},
+        BadCase{"BiasTooMany",
+                [](auto& o) {
+                  for (int32_t id = 0; id < 1025; ++id) {
+                    o.logit_bias[id] = 1000.0F;
+                  }
+                },
+                "options.sampling.logit_bias"},
         BadCase{"MaxTokensZero", [](auto& o) { o.max_tokens = 0; }, "options.max_tokens"},
         BadCase{"MaxTokensNegative", [](auto& o) { o.max_tokens = -5; }, "options.max_tokens"},
         BadCase{"NZero", [](auto& o) { o.n = 0; }, "options.n"},
@@ -63,11 +84,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"PriorityLow", [](auto& o) { o.priority = -101; }, "options.priority"},
         BadCase{"PriorityHigh", [](auto& o) { o.priority = 101; }, "options.priority"},
         BadCase{"StopTooMany", [](auto& o) { o.stop.assign(17, "x"); }, "options.stop"},
-        BadCase{"StopEmpty",
-                [](auto& o) {
-                  o.stop = {"a", ""};
-                },
-                "options.stop[1]"},
+        BadCase{"StopEmpty", [](auto& o) { o.stop = {"a", ""}; }, "options.stop[1]"},
         BadCase{"StopLong", [](auto& o) { o.stop = {std::string(257, 'x')}; }, "options.stop[0]"},
         BadCase{"TenantLong", [](auto& o) { o.tenant = std::string(129, 'x'); }, "options.tenant"},
         BadCase{"TenantSpace", [](auto& o) { o.tenant = "a b"; }, "options.tenant"},
@@ -83,6 +100,12 @@ TEST(CheckOptions, TakesTheEndsOfEveryRange) {
     o.top_k = high ? 1024 : 0;
     o.top_p = high ? 1.0F : 1e-6F;
     o.min_p = high ? 1.0F : 0.0F;
+    o.repetition_penalty = high ? 10.0F : 0.1F;
+    o.presence_penalty = high ? 2.0F : -2.0F;
+    o.frequency_penalty = high ? 2.0F : -2.0F;
+    for (int32_t id = 0; id < 1024; ++id) {
+      o.logit_bias[id] = high ? 100.0F : -100.0F;
+    }
     o.max_tokens = high ? INT32_MAX : 1;
     o.n = high ? 16 : 1;
     o.logprobs = high ? 20 : 0;
@@ -119,6 +142,10 @@ TEST(ResolveOptions, FillsDefaults) {
   EXPECT_EQ(r->sampling.top_p, 0.5F);
   EXPECT_EQ(r->sampling.min_p, 0.0F);
   EXPECT_EQ(r->sampling.seed, 42U);
+  EXPECT_EQ(r->sampling.repetition_penalty, 1.0F);
+  EXPECT_EQ(r->sampling.presence_penalty, 0.0F);
+  EXPECT_EQ(r->sampling.frequency_penalty, 0.0F);
+  EXPECT_TRUE(r->sampling.logit_bias.empty());
   EXPECT_EQ(r->max_tokens, 90);
   EXPECT_EQ(r->n, 1);
   EXPECT_EQ(r->logprobs, -1);
@@ -133,12 +160,29 @@ TEST(ResolveOptions, KeepsWhatIsSet) {
   o.seed = 7;
   o.max_tokens = 90;
   o.request_id = "mine";
+  o.repetition_penalty = 1.1F;
+  o.presence_penalty = 0.2F;
+  o.frequency_penalty = 0.3F;
+  o.logit_bias = {{0, 1.0F}, {49, -1.0F}};
   const auto r = ResolveOptions(o, {}, kLimits, 10, 42);
   ASSERT_TRUE(r.ok());
   EXPECT_EQ(r->sampling.temperature, 0);
   EXPECT_EQ(r->sampling.seed, 7U);
   EXPECT_EQ(r->max_tokens, 90);
   EXPECT_EQ(r->request_id, "mine");
+  EXPECT_EQ(r->sampling.repetition_penalty, 1.1F);
+  EXPECT_EQ(r->sampling.presence_penalty, 0.2F);
+  EXPECT_EQ(r->sampling.frequency_penalty, 0.3F);
+  EXPECT_EQ(r->sampling.logit_bias, o.logit_bias);
+}
+
+TEST(ResolveOptions, GuardsTheVocabulary) {
+  for (const int32_t id : {-1, 50, INT32_MIN, INT32_MAX}) {
+    GenerationOptions o;
+    o.logit_bias = {{3, 1.0F}, {id, 1.0F}};
+    EXPECT_EQ(ViolationsOf(ResolveOptions(o, {}, kLimits, 10, 0).status()).at(0).field,
+              "options.sampling.logit_bias[" + std::to_string(id) + "]");
+  }
 }
 
 TEST(ResolveOptions, GuardsTheContext) {

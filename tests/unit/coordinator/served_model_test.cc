@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "coordinator/request/chat_input.h"
 #include "coordinator/request/text_flow.h"
@@ -83,6 +85,25 @@ TEST(PlanGenerate, StopIdsUnlessEosIsIgnored) {
   EXPECT_THAT(Tiny().PlanGenerate(input, 1)->stop_ids, ::testing::Contains(1));
   input.options.ignore_eos = true;
   EXPECT_THAT(Tiny().PlanGenerate(input, 1)->stop_ids, ::testing::IsEmpty());
+}
+
+// Padding, BOS and unknown of the embedded models; never an end token.
+TEST(PlanGenerate, NamesWhatTheModelNeverAnswersWith) {
+  const auto plan = Tiny().PlanGenerate(TextInput("a"), 1);
+  ASSERT_TRUE(plan.ok());
+  const auto suppressed = [&](int32_t id) {
+    return std::any_of(plan->suppressed.begin(), plan->suppressed.end(),
+                       [id](const kernels::TokenRange& r) { return id >= r.begin && id < r.end; });
+  };
+  EXPECT_TRUE(suppressed(0));
+  EXPECT_TRUE(suppressed(kBos));
+  for (const int32_t end : plan->stop_ids) {
+    EXPECT_FALSE(suppressed(end)) << end;
+  }
+  EXPECT_FALSE(suppressed(327));
+  kernels::LogitRules rules;
+  rules.suppressed = plan->suppressed;
+  EXPECT_TRUE(kernels::CheckLogitRules(rules, Tiny().limits().vocabulary).ok());
 }
 
 TEST(PlanGenerate, RefusesWhatCannotRun) {

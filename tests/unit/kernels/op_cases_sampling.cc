@@ -37,8 +37,8 @@ void CollectRecords(OpRun& run, const void* records, int64_t rows, int count) {
     const std::byte* record = bytes.data() + r * CandidateRecordBytes(count);
     CandidateHead head;
     std::memcpy(&head, record, sizeof head);
-    for (const float v :
-         {head.max, head.best_score, static_cast<float>(head.best_token), head.best_logit, head.wanted_logit}) {
+    for (const float v : {head.max, head.max_scaled, head.best_score, static_cast<float>(head.best_token),
+                          head.best_logit, head.wanted_logit}) {
       exact.values.push_back(v);
     }
     sums.values.push_back(head.sum);
@@ -75,6 +75,80 @@ void CollectChoices(OpRun& run, const void* choices, int64_t rows, int count) {
   }
   run.CollectValues(std::move(tokens));
   run.CollectValues(std::move(logprobs));
+}
+
+// Rules of four kinds, by slot, over a vocabulary of at least 40; the last has none.
+LogitRules RulesOf(int64_t slot, int64_t vocab) {
+  LogitRules rules;
+  if (slot % 4 == 0) {
+    rules.repetition_penalty = 1.4F;
+    rules.presence_penalty = 0.5F;
+    rules.frequency_penalty = 0.3F;
+    for (int32_t token = 0; token < vocab; token += 3) {
+      rules.history.push_back({token, token % 4, token % 4 == 0});
+    }
+  }
+  if (slot % 4 <= 1) {
+    for (int32_t token = 1; token < vocab && rules.bias.size() < kMaxBiases; token += 2) {
+      rules.bias.push_back({token, static_cast<float>(token % 7) - 3.0F});
+    }
+  }
+  if (slot % 4 <= 2) {
+    rules.suppressed = {{5, 30}, {static_cast<int32_t>(vocab) - 2, static_cast<int32_t>(vocab)}};
+  }
+  Check(CheckLogitRules(rules, vocab).ok(), "rules of a test");
+  return rules;
+}
+
+// `steps` steps of rows that follow rules, masks or both, so that what is sampled counts in those that follow; slots
+// open in the first and, with other rules, in the last.
+void RunRules(OpRun& run, std::vector<SamplingRow> rows, int64_t vocab, int ranks, int steps) {
+  const auto n = static_cast<int64_t>(rows.size());
+  Check(run.backend().ReserveSlots(static_cast<int>(n)).ok(), "ReserveSlots of a test");
+  std::vector<LogitRules> rules;
+  for (int64_t slot = 0; slot < 2 * n; ++slot) {
+    rules.push_back(RulesOf(slot < n ? slot : slot + 1, vocab));
+  }
+  for (int step = 0; step < steps; ++step) {
+    StepMaker maker;
+    maker.mask_words = MaskWords(vocab);
+    for (int64_t i = 0; i < 2 * maker.mask_words; ++i) {
+      maker.masks.push_back(i % 3 == 0 ? 0U : static_cast<uint32_t>(run.random()()) | 1U);
+    }
+    for (int64_t r = 0; r < n; ++r) {
+      const auto slot = static_cast<int32_t>(r);
+      SamplingRow row = rows[static_cast<size_t>(r)];
+      const bool reopens = step == steps - 1;
+      const LogitRules& of_slot = rules[static_cast<size_t>(reopens ? n + r : r)];
+      row.slot = slot;
+      row.position += step;
+      row.rules = of_slot.Empty() ? 0 : 1;
+      row.mask = r % 3 == 0 ? -1 : static_cast<int32_t>(r % 2);
+      maker.Row(0, slot, step);
+      maker.Sample(slot, row);
+      if (step == 0 || reopens) {
+        maker.opens.push_back({.slot = slot, .rules = &of_slot});
+      }
+    }
+    const Step& uploaded = run.Upload(maker.Input(), nullptr, nullptr);
+    const int count = CandidateCount(maker.sampling);
+    const Tensor records = run.Empty(ranks, n * CandidateRecordBytes(count) / 4);
+    const Tensor choices = run.Empty(n, ChoiceBytes(count) / 4);
+    for (int rank = 0; rank < ranks; ++rank) {
+      const int64_t begin = vocab * rank / ranks;
+      const int64_t end = vocab * (rank + 1) / ranks;
+      void* out = static_cast<float*>(records.data) + rank * records.stride;
+      const Tensor logits = run.Random(n, end - begin, 1, 3.0);
+      const std::vector<float> before = run.Get(logits);
+      run.backend().Candidates(run.stream(), uploaded,
+                               {.logits = logits, .first_token = begin, .count = count, .out = out});
+      CollectRecords(run, out, n, count);
+      Check(run.Get(logits) == before, "logits stay as they are");
+    }
+    run.backend().Choose(run.stream(), uploaded,
+                         {.records = records.data, .ranks = ranks, .count = count, .out = choices.data});
+    CollectChoices(run, choices.data, n, count);
+  }
 }
 
 // One step of `rows`, the vocabulary in `ranks` slices; then an Embed that reads the sampled tokens back.
@@ -129,6 +203,15 @@ void AddSamplingCases(std::vector<OpCase>& cases) {
   cases.push_back({"Candidates", "Sample_small_vocabulary", [all](OpRun& run) { RunSample(run, all, 40, 4, 1.0); }});
   cases.push_back({"Candidates", "Sample_ties", [all](OpRun& run) { RunSample(run, all, 70, 2, 0.0); }});
   cases.push_back({"Candidates", "Sample_empty_slices", [all](OpRun& run) { RunSample(run, all, 3, 5, 1.0); }});
+  std::vector<SamplingRow> many = all;  // each way of sampling meets each kind of rules
+  for (int i = 0; i < 3; ++i) {
+    many.insert(many.end(), all.begin(), all.end());
+  }
+  for (const int ranks : {1, 3}) {
+    const std::string name = "Sample_rules_ranks" + std::to_string(ranks);
+    cases.push_back({"Candidates", name, [many, ranks](OpRun& run) { RunRules(run, many, 1501, ranks, 4); }});
+  }
+  cases.push_back({"Candidates", "Sample_rules_small", [all](OpRun& run) { RunRules(run, all, 45, 2, 12); }});
   std::vector<SamplingRow> report_only = all;
   for (SamplingRow& row : report_only) {
     row.keep = 0;

@@ -195,6 +195,30 @@ void PlantedBackend::Softcap(Stream& s, const SoftcapArgs& a) {
   }
 }
 
+std::unique_ptr<Step> PlantedBackend::Upload(Stream& s, const StepInput& input, KvPool* full, KvPool* sliding) {
+  StepInput changed = input;
+  std::vector<SamplingRow> sampling(input.sampling.begin(), input.sampling.end());
+  for (SamplingRow& row : sampling) {
+    row.rules = error_ == Planted::kRulesIgnored ? 0 : row.rules;
+    row.mask = error_ == Planted::kMaskIgnored ? -1 : row.mask;
+  }
+  changed.sampling = sampling;
+  if (error_ == Planted::kReopensWithOldRules) {
+    std::vector<SlotOpening> first;
+    for (const SlotOpening& opening : input.opens) {
+      if (has_rules_.try_emplace(opening.slot, opening.rules != nullptr && !opening.rules->Empty()).second) {
+        first.push_back(opening);
+      }
+    }
+    for (SamplingRow& row : sampling) {
+      row.rules = has_rules_[row.slot] ? 1 : 0;
+    }
+    changed.opens = first;
+    return RefBackend::Upload(s, changed, full, sliding);
+  }
+  return RefBackend::Upload(s, changed, full, sliding);
+}
+
 void PlantedBackend::Candidates(Stream& s, const Step& step, const CandidatesArgs& a) {
   RefBackend::Candidates(s, step, a);
   const int64_t n = a.logits.cols;
@@ -211,6 +235,10 @@ void PlantedBackend::Choose(Stream& s, const Step& step, const ChooseArgs& a) {
   HostStep moved = Host(step);
   if (error_ == Planted::kChooseForgets) {
     std::for_each(moved.sampling.begin(), moved.sampling.end(), [](SamplingRow& row) { row.keep = 0; });
+  }
+  if (error_ == Planted::kChooseForgetsCounts) {
+    std::for_each(moved.sampling.begin(), moved.sampling.end(),
+                  [](SamplingRow& row) { row.keep = row.rules != 0 ? 0 : row.keep; });
   }
   RefBackend::Choose(s, moved, a);
 }

@@ -3,6 +3,8 @@
 
 #include <cstring>
 #include <functional>
+#include <map>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -36,6 +38,10 @@ enum class Planted {
   kSoftcapOff,
   kCandidatesHighestOfTies,
   kChooseForgets,
+  kChooseForgetsCounts,  // what slots sample is not counted in their history
+  kRulesIgnored,
+  kMaskIgnored,
+  kReopensWithOldRules,
   kKvCopyBackwards,
   kWritesPastRow,
 };
@@ -56,6 +62,7 @@ class PlantedBackend : public RefBackend {
   void Attend(Stream& s, const Step& step, const AttendArgs& a) override;
   void Route(Stream& s, const RouteArgs& a) override;
   void Experts(Stream& s, const ExpertsArgs& a) override;
+  std::unique_ptr<Step> Upload(Stream& s, const StepInput& input, KvPool* full, KvPool* sliding) override;
   void GatherRows(Stream& s, const Step& step, const GatherRowsArgs& a) override;
   void Softcap(Stream& s, const SoftcapArgs& a) override;
   void Candidates(Stream& s, const Step& step, const CandidatesArgs& a) override;
@@ -64,6 +71,7 @@ class PlantedBackend : public RefBackend {
 
  private:
   Planted error_;
+  std::map<int32_t, bool> has_rules_;  // by slot, as it was first opened
 };
 
 }  // namespace alphecca::kernels

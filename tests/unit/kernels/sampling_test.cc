@@ -22,8 +22,8 @@ struct Chosen {
 };
 
 // Reduces the slices that `bounds` cut the logits into, then chooses.
-Chosen Sample(const SamplingRow& row, const std::vector<float>& logits, std::vector<size_t> bounds = {},
-              int count = 0) {
+Chosen Sample(const SamplingRow& row, const std::vector<float>& logits, std::vector<size_t> bounds = {}, int count = 0,
+              const Adjustment& adjustment = {}) {
   count = count > 0 ? count : CandidateCount(std::span(&row, 1));
   bounds.insert(bounds.begin(), 0);
   bounds.push_back(logits.size());
@@ -31,14 +31,14 @@ Chosen Sample(const SamplingRow& row, const std::vector<float>& logits, std::vec
   std::vector<const void*> pointers;
   for (size_t i = 0; i + 1 < bounds.size(); ++i) {
     records.emplace_back(static_cast<size_t>(CandidateRecordBytes(count)));
-    ReduceCandidates(row, std::span(logits).subspan(bounds[i], bounds[i + 1] - bounds[i]),
+    ReduceCandidates(row, adjustment, std::span(logits).subspan(bounds[i], bounds[i + 1] - bounds[i]),
                      static_cast<int64_t>(bounds[i]), count, records.back().data());
   }
   for (const auto& record : records) {
     pointers.push_back(record.data());
   }
   std::vector<std::byte> out(static_cast<size_t>(ChoiceBytes(count)));
-  ChooseToken(row, pointers, count, out.data());
+  ChooseToken(row, adjustment, pointers, count, out.data());
   Chosen result;
   std::memcpy(&result.choice, out.data(), sizeof(Choice));
   result.listed.resize(static_cast<size_t>(result.choice.listed));
@@ -94,6 +94,14 @@ TEST(CandidateCountTest, IsWhatTheRowNeeds) {
   const std::vector<SamplingRow> rows = {{}, {.temperature = 1.0F, .top_k = 40}};
   EXPECT_EQ(CandidateCount(rows), 64);
   EXPECT_EQ(CandidateCount(std::span<const SamplingRow>()), 1);
+}
+
+TEST(CandidateCountTest, AdjustedRowsReportApart) {
+  const SamplingRow row = {.temperature = 1.0F, .top_k = 3, .top_logprobs = 5, .rules = 1};
+  EXPECT_EQ(CandidateCount(row), 3);
+  EXPECT_EQ(CandidateCount(std::span(&row, 1)), 4 + 5);
+  const std::vector<SamplingRow> most = {{.temperature = 1.0F, .top_p = 0.5F, .top_logprobs = 20, .mask = 0}, row};
+  EXPECT_EQ(CandidateCount(most), kMaxRecordCandidates);
 }
 
 TEST(ChooseTest, GreedyTakesTheLowestOfTies) {
@@ -247,6 +255,139 @@ TEST(ChooseTest, AnySplitOfTheVocabularyGivesTheSame) {
         }
       }
     }
+  }
+}
+
+// Rules and a mask that touch many tokens, likely and unlikely ones.
+struct SomeAdjustment {
+  explicit SomeAdjustment(size_t vocab) : mask(static_cast<size_t>(MaskWords(static_cast<int64_t>(vocab))), ~0U) {
+    LogitRules opened;
+    opened.repetition_penalty = 1.3F;
+    opened.presence_penalty = 0.4F;
+    opened.frequency_penalty = -0.2F;
+    for (int32_t token = 0; token < static_cast<int32_t>(vocab); token += 7) {
+      opened.history.push_back({token, token % 5, token % 5 == 0});
+      opened.bias.push_back({token + 1, static_cast<float>(token % 9) - 4.0F});
+    }
+    opened.bias.resize(std::min(opened.bias.size(), kMaxBiases));
+    opened.suppressed = {{10, 20}, {static_cast<int32_t>(vocab) - 9, static_cast<int32_t>(vocab)}};
+    EXPECT_TRUE(CheckLogitRules(opened, static_cast<int64_t>(vocab)).ok());
+    rules = SlotRules(opened);
+    for (size_t i = 1; i < mask.size(); i += 2) {
+      mask[i] = 0x5a5a5a5aU;
+    }
+  }
+  Adjustment Of(const SamplingRow& row) const {
+    return {.rules = row.rules != 0 ? &rules : nullptr,
+            .mask = row.mask >= 0 ? std::span<const uint32_t>(mask) : std::span<const uint32_t>()};
+  }
+
+  SlotRules rules;
+  std::vector<uint32_t> mask;
+};
+
+std::vector<SamplingRow> AdjustedRows() {
+  std::vector<SamplingRow> rows = {
+      {},
+      {.top_logprobs = 5, .wanted = 2000},
+      {.temperature = 1.0F, .top_logprobs = 3},
+      {.temperature = 1.0F, .top_k = 64, .top_p = 0.95F, .top_logprobs = 20, .wanted = 3},
+      {.temperature = 0.6F, .min_p = 0.05F},
+  };
+  const size_t plain = rows.size();
+  for (size_t i = 0; i < plain; ++i) {
+    for (const bool masked : {false, true}) {
+      SamplingRow row = rows[i];
+      row.rules = masked && i % 2 == 0 ? 0 : 1;
+      row.mask = masked ? 0 : -1;
+      rows.push_back(row);
+    }
+  }
+  rows.erase(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(plain));
+  return rows;
+}
+
+// The token is that of a plain row over logits that were adjusted beforehand; the log-probabilities are those of a
+// greedy plain row over the logits as they were.
+TEST(AdjustedTest, ChoosesFromAdjustedLogitsAndReportsRawOnes) {
+  const std::vector<float> logits = RandomLogits(3000, 41, 6.0F);
+  const SomeAdjustment some(logits.size());
+  int differ = 0;
+  for (SamplingRow row : AdjustedRows()) {
+    const Adjustment adjustment = some.Of(row);
+    std::vector<float> adjusted = logits;
+    for (size_t i = 0; i < adjusted.size(); ++i) {
+      adjusted[i] = adjustment.Adjusted(static_cast<int32_t>(i), adjusted[i]);
+    }
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      row.seed = seed;
+      SamplingRow plain = row;
+      plain.rules = 0;
+      plain.mask = -1;
+      const Chosen got = Sample(row, logits, {1000, 1001, 2500}, 0, adjustment);
+      EXPECT_EQ(got.choice.token, Sample(plain, adjusted, {1000, 1001, 2500}).choice.token);
+      differ += got.choice.token == Sample(plain, logits).choice.token ? 0 : 1;
+      const SamplingRow report = {.top_logprobs = row.top_logprobs, .wanted = row.wanted};
+      const Chosen raw = Sample(report, logits, {1000, 1001, 2500});
+      EXPECT_EQ(got.choice.wanted_logprob, raw.choice.wanted_logprob);
+      ASSERT_EQ(got.listed.size(), raw.listed.size());
+      for (size_t i = 0; i < raw.listed.size(); ++i) {
+        EXPECT_EQ(got.listed[i].token, raw.listed[i].token);
+        EXPECT_EQ(got.listed[i].logit, raw.listed[i].logit);
+      }
+      const SamplingRow ask = {.wanted = got.choice.token};
+      EXPECT_EQ(got.choice.logprob, Sample(ask, logits, {1000, 1001, 2500}).choice.wanted_logprob);
+    }
+  }
+  EXPECT_GT(differ, 50) << "the adjustment changes too little to show";
+}
+
+TEST(AdjustedTest, AnySplitOfTheVocabularyGivesTheSame) {
+  const std::vector<float> logits = RandomLogits(3000, 42, 6.0F);
+  const SomeAdjustment some(logits.size());
+  for (SamplingRow row : AdjustedRows()) {
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      row.seed = seed;
+      const Chosen whole = Sample(row, logits, {}, 0, some.Of(row));
+      for (const std::vector<size_t>& bounds :
+           std::vector<std::vector<size_t>>{{1500}, {1, 2, 2999}, {0, 750, 1500, 2250, 3000}, {700, 701}}) {
+        const Chosen split = Sample(row, logits, bounds, 0, some.Of(row));
+        EXPECT_EQ(split.choice.token, whole.choice.token);
+        EXPECT_NEAR(split.choice.logprob, whole.choice.logprob, 1e-5);
+        EXPECT_NEAR(split.choice.wanted_logprob, whole.choice.wanted_logprob, 1e-5);
+        ASSERT_EQ(split.listed.size(), whole.listed.size());
+        for (size_t i = 0; i < whole.listed.size(); ++i) {
+          EXPECT_EQ(split.listed[i].token, whole.listed[i].token);
+        }
+      }
+    }
+  }
+}
+
+TEST(AdjustedTest, NeighboursChangeNothing) {
+  const std::vector<float> logits = RandomLogits(500, 43, 4.0F);
+  const SomeAdjustment some(logits.size());
+  for (SamplingRow row : AdjustedRows()) {
+    row.wanted = -1;
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      row.seed = seed;
+      const Chosen alone = Sample(row, logits, {}, 0, some.Of(row));
+      const Chosen among = Sample(row, logits, {}, kMaxRecordCandidates, some.Of(row));
+      EXPECT_EQ(among.choice.token, alone.choice.token);
+      EXPECT_EQ(among.choice.logprob, alone.choice.logprob);
+      EXPECT_EQ(among.listed.size(), alone.listed.size());
+    }
+  }
+}
+
+TEST(AdjustedTest, NothingLeftGivesNoToken) {
+  const std::vector<float> logits = RandomLogits(70, 44, 4.0F);
+  const std::vector<uint32_t> nothing(3, 0U);
+  for (const SamplingRow& row : {SamplingRow{.mask = 0}, SamplingRow{.temperature = 1.0F, .mask = 0},
+                                 SamplingRow{.temperature = 1.0F, .top_p = 0.9F, .top_logprobs = 4, .mask = 0}}) {
+    const Chosen none = Sample(row, logits, {32, 40}, 0, {.rules = nullptr, .mask = nothing});
+    EXPECT_EQ(none.choice.token, -1);
+    EXPECT_EQ(none.listed.size(), static_cast<size_t>(row.top_logprobs));
   }
 }
 

@@ -41,6 +41,10 @@ constexpr Plant kPlants[] = {
     {Planted::kSoftcapOff, "Softcap"},
     {Planted::kCandidatesHighestOfTies, "Candidates"},
     {Planted::kChooseForgets, "Candidates"},
+    {Planted::kChooseForgetsCounts, "Candidates"},
+    {Planted::kRulesIgnored, "Candidates"},
+    {Planted::kMaskIgnored, "Candidates"},
+    {Planted::kReopensWithOldRules, "Candidates"},
     {Planted::kKvCopyBackwards, "KvCopy"},
 };
 

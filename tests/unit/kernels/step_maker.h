@@ -19,6 +19,9 @@ struct StepMaker {
   std::vector<int32_t> logit_rows;
   std::vector<SamplingRow> sampling;
   std::vector<BlockTableUpdate> tables[2];
+  std::vector<SlotOpening> opens;
+  std::vector<uint32_t> masks;
+  int64_t mask_words = 0;
 
   // A causal row; window 0: the sliding layers see all keys too.
   void Row(int32_t token, int32_t slot, int32_t position, int32_t window = 0) {
@@ -33,7 +36,8 @@ struct StepMaker {
     sampling.push_back(how);
   }
   StepInput Input() const {
-    return {tokens, positions, slots, full, sliding, soft, soft_rows, logit_rows, sampling, {tables[0], tables[1]}};
+    return {tokens, positions, slots,     full, sliding, soft, soft_rows, logit_rows, sampling, {tables[0], tables[1]},
+            opens,  masks,     mask_words};
   }
 };
 

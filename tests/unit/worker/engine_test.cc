@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <set>
@@ -134,6 +135,68 @@ TEST_F(EngineTest, DecodeRowsReferToTheSlotsLastToken) {
   EXPECT_EQ(plans[1].rows[0].token, -1 - plans[1].rows[0].slot);
   EXPECT_EQ(plans[1].rows[0].position, 3);
   EXPECT_EQ(plans[1].epoch, Epoch(3));
+}
+
+TEST_F(EngineTest, SlotsOpenWithTheHistoryThatPenaltiesNeed) {
+  Start();
+  SequenceRequest request = Request(1, {5, 6, 7, 6, 5, 5}, 2);
+  request.rules.frequency_penalty = 0.5F;
+  request.rules.suppressed = {{30, 40}};
+  request.answer_tokens = 2;
+  ASSERT_TRUE(Open(request).ok());
+  sink_->AwaitEnd(1);
+  request.id = SequenceId(2);
+  request.rules.frequency_penalty = 0.0F;
+  ASSERT_TRUE(Open(request).ok());
+  sink_->AwaitEnd(2);
+  const std::vector<StepPlan> plans = runner_->plans();
+  ASSERT_EQ(plans.size(), 4U);
+  ASSERT_EQ(plans[0].opens.size(), 1U);
+  const kernels::LogitRules& rules = plans[0].opens[0].rules;
+  EXPECT_EQ(rules.frequency_penalty, 0.5F);
+  EXPECT_EQ(rules.suppressed.size(), 1U);
+  ASSERT_EQ(rules.history.size(), 3U);
+  const std::vector<std::vector<int32_t>> want = {{5, 2, 1}, {6, 0, 1}, {7, 0, 1}};
+  for (size_t i = 0; i < 3; ++i) {
+    const kernels::TokenCount& count = rules.history[i];
+    EXPECT_EQ((std::vector<int32_t>{count.token, count.answer, count.prompt ? 1 : 0}), want[i]);
+  }
+  ASSERT_EQ(plans[2].opens.size(), 1U);
+  EXPECT_TRUE(plans[2].opens[0].rules.history.empty());  // nothing reads it
+  EXPECT_EQ(plans[2].opens[0].rules.suppressed.size(), 1U);
+}
+
+// Allows the token after the last one, and records what it was told.
+class Successor final : public TokenConstraint {
+ public:
+  void Allow(std::span<uint32_t> words) override {
+    ASSERT_EQ(words.size(), 32U);  // of 1000 tokens
+    ASSERT_EQ(std::count(words.begin(), words.end(), 0U), 32);
+    words[taken.size()] = 1U << 3;
+  }
+  void Take(int32_t token) override { taken.push_back(token); }
+
+  std::vector<int32_t> taken;
+};
+
+TEST_F(EngineTest, AConstraintMasksEachSampledRow) {
+  Start();
+  SequenceRequest request = Request(1, {5, 6, 7}, 3);
+  request.prompt_logprobs = 1;
+  const auto constraint = std::make_shared<Successor>();
+  request.constraint = constraint;
+  ASSERT_TRUE(Open(request).ok());
+  EXPECT_EQ(sink_->AwaitEnd(1).ids, constraint->taken);
+  const std::vector<StepPlan> plans = runner_->plans();
+  ASSERT_EQ(plans.size(), 3U);
+  ASSERT_EQ(plans[0].logits.size(), 3U);
+  EXPECT_EQ(plans[0].logits[0].mask, -1);  // prompt rows report only
+  EXPECT_EQ(plans[0].logits[1].mask, -1);
+  for (size_t step = 0; step < 3; ++step) {
+    EXPECT_EQ(plans[step].logits.back().mask, 0);
+    ASSERT_EQ(plans[step].masks.size(), 1U);
+    EXPECT_EQ(plans[step].masks[0][step], 1U << 3);
+  }
 }
 
 TEST_F(EngineTest, ManyAtOnceGiveWhatEachGivesAlone) {
@@ -520,6 +583,13 @@ TEST_F(EngineTest, BadRequestsAreRefused) {
   refused([](auto& r) { r.sampling.top_p = 1.5F; }, "top_p 1.5");
   refused([](auto& r) { r.sampling.min_p = -1.0F; }, "min_p -1");
   refused([](auto& r) { r.sampling.sample = -1; }, "sample index -1");
+  refused([](auto& r) { r.rules.repetition_penalty = 0.0F; }, "repetition_penalty 0");
+  refused([](auto& r) { r.rules.presence_penalty = 3.0F; }, "presence_penalty 3");
+  refused([](auto& r) { r.rules.bias = {{1000, 1.0F}}; }, "logit_bias of token 1000");
+  refused([](auto& r) { r.rules.suppressed = {{0, 1000}}; }, "all 1000 tokens");
+  refused([](auto& r) { r.rules.history = {{1, 1, true}}; }, "rules have a history");
+  refused([](auto& r) { r.answer_tokens = -1; }, "answer_tokens -1");
+  refused([](auto& r) { r.answer_tokens = 2; }, "answer_tokens 2: must be 0 to 1");
   EXPECT_TRUE(Open(Request(1, {5, 6}, 62)).ok());
   EXPECT_EQ(sink_->AwaitEnd(1).ids.size(), 62U);
 }

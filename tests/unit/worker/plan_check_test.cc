@@ -92,6 +92,14 @@ TEST(PlanCheck, RefusesBadFirstPlansAndStaysAsItWas) {
   refused([](auto& p) { p.opens[0].sampling.top_p = 0.0F; }, "top_p 0");
   refused([](auto& p) { p.opens[0].sampling.temperature = std::numeric_limits<float>::infinity(); }, "temperature inf");
   refused([](auto& p) { p.opens[0].sampling.top_logprobs = 21; }, "top_logprobs 21");
+  refused([](auto& p) { p.opens[0].rules.repetition_penalty = 0.0F; }, "repetition_penalty 0");
+  refused([](auto& p) { p.opens[0].rules.bias = {{100, 1.0F}}; }, "logit_bias of token 100");
+  refused([](auto& p) { p.opens[0].rules.suppressed = {{99, 101}}; }, "[99, 101)");
+  refused([](auto& p) { p.opens[0].rules.history = {{1, 1, true}}; }, "no penalty");
+  refused([](auto& p) { p.logits[0].mask = 0; }, "mask 0: must be -1 to -1");
+  refused([](auto& p) { p.logits[0].mask = -2; }, "mask -2");
+  refused([](auto& p) { p.masks = {std::vector<uint32_t>(3)}; }, "mask 0 has 3 words: must be 4");
+  refused([](auto& p) { p.masks.resize(2, std::vector<uint32_t>(4)); }, "2 masks: at most one a logit request");
   refused([](auto& p) { p.opens.clear(); }, "not open");
   refused([](auto& p) { p.tables[0][1].block = 10; }, "block 10 of pool 0");
   refused([](auto& p) { p.tables[1][1].block = 6; }, "block 6 of pool 1");
@@ -132,6 +140,19 @@ TEST(PlanCheck, RefusesBadFirstPlansAndStaysAsItWas) {
       },
       "4 logit rows: at most 3");
   EXPECT_TRUE(check.Check(GoodPlan()).ok());
+}
+
+TEST(PlanCheck, TakesRulesAndMasks) {
+  PlanCheck check(Limits());
+  StepPlan plan = GoodPlan();
+  plan.opens[0].rules.presence_penalty = -2.0F;
+  plan.opens[0].rules.bias = {{0, 100.0F}, {99, -100.0F}};
+  plan.opens[0].rules.suppressed = {{98, 100}};
+  plan.opens[0].rules.history = {{10, 0, true}, {11, 2, true}};
+  plan.masks = {std::vector<uint32_t>(4)};
+  plan.logits[0].mask = 0;
+  const absl::Status status = check.Check(plan);
+  EXPECT_TRUE(status.ok()) << status;
 }
 
 TEST(PlanCheck, ReopenedSlotStartsWithNothing) {

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <thread>
@@ -37,12 +38,20 @@ engine::StepPlan SomePlan() {
   open.sampling.top_p = 0.9F;
   open.sampling.min_p = 0.05F;
   open.sampling.top_logprobs = 5;
+  open.rules.repetition_penalty = 1.25F;
+  open.rules.presence_penalty = 0.5F;
+  open.rules.frequency_penalty = -0.5F;
+  open.rules.bias = {{7, -2.5F}, {9, 100.0F}};
+  open.rules.suppressed = {{0, 3}, {20, 21}};
+  open.rules.history = {{4, 0, true}, {9, 3, false}};
   plan.opens.push_back(open);
+  plan.opens.push_back({.slot = 2, .sampling = {}});
   plan.tables[0] = {{3, 0, 17}, {3, 1, 4}};
   plan.tables[1] = {{3, 0, 2}};
   plan.rows = {{.token = 9, .position = 0, .slot = 3, .owner = -1, .wants_logits = false, .draft = false},
                {.token = -4, .position = 1, .slot = 3, .owner = 1, .wants_logits = true, .draft = true}};
-  plan.logits = {{.row = 1, .wanted = 55, .keep = false}};
+  plan.logits = {{.row = 1, .wanted = 55, .keep = false, .mask = 1}};
+  plan.masks = {{0xffffffffU, 1U}, {0x80000001U, 0U}};
   return plan;
 }
 
@@ -52,7 +61,7 @@ TEST(Convert, APlanComesBackAsItWent) {
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(back->epoch, plan.epoch);
   EXPECT_EQ(back->step, plan.step);
-  ASSERT_EQ(back->opens.size(), 1U);
+  ASSERT_EQ(back->opens.size(), 2U);
   const kernels::SamplingRow& sampling = back->opens[0].sampling;
   EXPECT_EQ(back->opens[0].slot, 3);
   EXPECT_EQ(sampling.seed, std::numeric_limits<uint64_t>::max());
@@ -62,6 +71,23 @@ TEST(Convert, APlanComesBackAsItWent) {
   EXPECT_EQ(sampling.top_p, 0.9F);
   EXPECT_EQ(sampling.min_p, 0.05F);
   EXPECT_EQ(sampling.top_logprobs, 5);
+  const kernels::LogitRules& rules = back->opens[0].rules;
+  EXPECT_EQ(rules.repetition_penalty, 1.25F);
+  EXPECT_EQ(rules.presence_penalty, 0.5F);
+  EXPECT_EQ(rules.frequency_penalty, -0.5F);
+  ASSERT_EQ(rules.bias.size(), 2U);
+  EXPECT_EQ(rules.bias[0].token, 7);
+  EXPECT_EQ(rules.bias[0].bias, -2.5F);
+  ASSERT_EQ(rules.suppressed.size(), 2U);
+  EXPECT_EQ(rules.suppressed[1].begin, 20);
+  EXPECT_EQ(rules.suppressed[1].end, 21);
+  ASSERT_EQ(rules.history.size(), 2U);
+  EXPECT_EQ(rules.history[0].token, 4);
+  EXPECT_TRUE(rules.history[0].prompt);
+  EXPECT_EQ(rules.history[1].answer, 3);
+  EXPECT_FALSE(rules.history[1].prompt);
+  EXPECT_TRUE(back->opens[1].rules.Empty());
+  EXPECT_EQ(back->opens[1].rules.repetition_penalty, 1.0F);
   ASSERT_EQ(back->tables[0].size(), 2U);
   EXPECT_EQ(back->tables[0][1].slot, 3);
   EXPECT_EQ(back->tables[0][1].index, 1);
@@ -80,6 +106,8 @@ TEST(Convert, APlanComesBackAsItWent) {
   EXPECT_EQ(back->logits[0].row, 1);
   EXPECT_EQ(back->logits[0].wanted, 55);
   EXPECT_FALSE(back->logits[0].keep);
+  EXPECT_EQ(back->logits[0].mask, 1);
+  EXPECT_EQ(back->masks, plan.masks);
 }
 
 TEST(Convert, APlanWhoseArraysDifferInLengthIsRefused) {
@@ -96,6 +124,11 @@ TEST(Convert, APlanWhoseArraysDifferInLengthIsRefused) {
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_drafts(true); }));
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_wanted(1); }));
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.clear_keep(); }));
+  EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_mask_of(0); }));
+  EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.mutable_opens(0)->mutable_rules()->add_biases(1); }));
+  EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.mutable_opens(0)->mutable_rules()->add_history_ids(1); }));
+  EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.mutable_opens(0)->mutable_rules()->clear_history_prompt(); }));
+  EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.mutable_opens(0)->mutable_rules()->clear_history_answer(); }));
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_full_tables(1); }));
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_sliding_tables(1); }));
 }
@@ -137,6 +170,7 @@ TEST(Convert, OpenSequence) {
   EXPECT_EQ(request.deadline, now + absl::Milliseconds(1500));
   open.set_deadline_ms(0);
   EXPECT_EQ(FromProto(open, now)->deadline, absl::InfiniteFuture());
+  EXPECT_TRUE(request.rules.Empty());  // unset: nothing is penalised
 }
 
 TEST(Convert, ATenantsWeightIsAboveZeroOrUnset) {
@@ -151,6 +185,34 @@ TEST(Convert, ATenantsWeightIsAboveZeroOrUnset) {
     open.set_tenant_weight(bad);
     EXPECT_EQ(FromProto(open, absl::Now()).status().code(), absl::StatusCode::kInvalidArgument) << bad;
   }
+}
+
+TEST(Convert, OpenSequenceWithRules) {
+  v1::OpenSequence open;
+  v1::Sampling& sampling = *open.mutable_sampling();
+  sampling.set_repetition_penalty(1.5F);
+  sampling.set_presence_penalty(0.25F);
+  sampling.set_frequency_penalty(-1.0F);
+  for (const int32_t id : {900, 3, 77, 12, 500}) {
+    (*sampling.mutable_logit_bias())[id] = static_cast<float>(id) / 10.0F;
+  }
+  v1::TokenRange& range = *open.add_suppressed();
+  range.set_begin(4);
+  range.set_end(9);
+  open.set_answer_tokens(6);
+  const engine::SequenceRequest request = *FromProto(open, absl::UnixEpoch());
+  EXPECT_EQ(request.rules.repetition_penalty, 1.5F);
+  EXPECT_EQ(request.rules.presence_penalty, 0.25F);
+  EXPECT_EQ(request.rules.frequency_penalty, -1.0F);
+  ASSERT_EQ(request.rules.bias.size(), 5U);
+  EXPECT_TRUE(std::is_sorted(request.rules.bias.begin(), request.rules.bias.end(),
+                             [](const auto& a, const auto& b) { return a.token < b.token; }));
+  EXPECT_EQ(request.rules.bias[4].token, 900);
+  EXPECT_EQ(request.rules.bias[4].bias, 90.0F);
+  ASSERT_EQ(request.rules.suppressed.size(), 1U);
+  EXPECT_EQ(request.rules.suppressed[0].begin, 4);
+  EXPECT_EQ(request.rules.suppressed[0].end, 9);
+  EXPECT_EQ(request.answer_tokens, 6);
 }
 
 TEST(Convert, UpdatesOfASequenceJoin) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "kernels/check.h"
 #include "tests/unit/kernels/cpu/cpu_paths.h"
 #include "tests/unit/kernels/op_cases.h"
 #include "tests/unit/kernels/step_maker.h"
@@ -77,37 +78,59 @@ TEST(CpuBackendOnLongInputs, ProductsAgreeWithTheReference) {
   }
 }
 
-// A vocabulary of several pieces, unfiltered noise over all of it.
+// A vocabulary of several pieces, unfiltered noise over all of it; each row plain and adjusted.
 TEST(CpuBackendOnLongInputs, CandidatesAgreeWithTheReference) {
   const OpCase long_case = {
       "Candidates", "Candidates_long", [](OpRun& run) {
-        const std::vector<SamplingRow> rows = {{.seed = 5},
-                                               {.seed = 6, .position = 4, .temperature = 1.0F, .wanted = 39999},
-                                               {.seed = 7, .position = 5, .sample = 1, .temperature = 0.2F},
-                                               {.seed = 8, .position = 6, .temperature = 5.0F},
-                                               {.seed = 9, .position = 7, .temperature = 1.0F, .top_p = 0.9F}};
-        StepMaker maker;
-        for (int32_t r = 0; r < 5; ++r) {
-          maker.Row(0, r, 0);
-          maker.Sample(r, rows[static_cast<size_t>(r)]);
+        constexpr int32_t kVocab = 40003;
+        std::vector<SamplingRow> rows = {{.seed = 5},
+                                         {.seed = 6, .position = 4, .temperature = 1.0F, .wanted = 39999},
+                                         {.seed = 7, .position = 5, .sample = 1, .temperature = 0.2F},
+                                         {.seed = 8, .position = 6, .temperature = 5.0F},
+                                         {.seed = 9, .position = 7, .temperature = 1.0F, .top_p = 0.9F}};
+        LogitRules rules;
+        rules.repetition_penalty = 1.5F;
+        for (int32_t token = 0; token < kVocab; token += 11) {
+          rules.history.push_back({token, 1, false});
         }
+        rules.suppressed = {{10000, 30000}};
+        StepMaker maker;
+        maker.mask_words = MaskWords(kVocab);
+        for (int64_t i = 0; i < maker.mask_words; ++i) {
+          maker.masks.push_back(i % 3 == 0 ? 0U : static_cast<uint32_t>(run.random()()));
+        }
+        const auto plain = static_cast<int32_t>(rows.size());
+        for (int32_t r = 0; r < 2 * plain; ++r) {
+          SamplingRow row = rows[static_cast<size_t>(r % plain)];
+          row.slot = r;
+          if (r >= plain) {
+            row.top_logprobs = 3;
+            row.rules = r % 2;
+            row.mask = r % 3 == 0 || row.rules == 0 ? 0 : -1;
+            maker.opens.push_back({.slot = r, .rules = &rules});
+            rows.push_back(row);
+          }
+          maker.Row(0, r, 0);
+          maker.Sample(r, row);
+        }
+        Check(run.backend().ReserveSlots(2 * plain).ok(), "ReserveSlots of a test");
         const Step& step = run.Upload(maker.Input(), nullptr, nullptr);
         const int count = CandidateCount(rows);
         const int64_t floats = CandidateRecordBytes(count) / 4;
-        const Tensor out = run.Empty(5, floats);
+        const Tensor out = run.Empty(2 * plain, floats);
         run.backend().Candidates(
             run.stream(), step,
-            {.logits = run.Random(5, 40000, 0, 4.0), .first_token = 3, .count = count, .out = out.data});
+            {.logits = run.Random(2 * plain, 40000, 0, 4.0), .first_token = 3, .count = count, .out = out.data});
         std::vector<float> records = run.Get(out);
         OpOutput sums = {"sums", {}, 1, 1e-5, 0.0};
-        for (int64_t r = 0; r < 5; ++r) {
+        for (int64_t r = 0; r < 2 * plain; ++r) {
           const auto at = static_cast<size_t>(r * floats);
           sums.values.push_back(records[at + 1]);
           records[at + 1] = 0.0F;
-          if (r > 0) {
-            sums.values.push_back(records[at + 2]);
+          if (r % plain > 0) {  // not greedy
+            sums.values.push_back(records[at + 3]);
           }
-          records[at + 2] = 0.0F;
+          records[at + 3] = 0.0F;
         }
         // Token ids are small enough to be denormal floats, which compare as well as any.
         run.CollectValues({"all but sums", records, 1, 0.0, 0.0});
