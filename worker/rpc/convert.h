@@ -12,7 +12,8 @@
 
 namespace alphecca::worker {
 
-// Unset sampling fields: greedy, no penalties, no filters. `now`: what deadline_ms counts from. InvalidArgument: tenant_weight.
+// Unset sampling fields: greedy, no penalties, no filters. `now`: what deadline_ms counts from. InvalidArgument:
+// tenant_weight.
 absl::StatusOr<engine::SequenceRequest> FromProto(const v1::OpenSequence& open, absl::Time now);
 
 // Appends the update to an event of the same sequence (ids follow one another) or fills a fresh one.

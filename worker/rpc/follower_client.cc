@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -104,31 +105,59 @@ absl::Status FollowerClient::Follow(const std::string& fingerprint, absl::Durati
   }
 }
 
-absl::Status FollowerClient::RunPlans(engine::ShardRunner& runner) {
+void FollowerClient::ReadPlans() {
   v1::StepPlanMessage message;
-  v1::FollowerMessage report;
   while (stream_->Read(&message)) {
-    {
-      const absl::MutexLock lock(&mutex_);
-      last_plan_ = absl::Now();
+    absl::StatusOr<engine::StepPlan> plan = FromProto(message);
+    const absl::MutexLock lock(&mutex_);
+    last_plan_ = absl::Now();
+    plans_.push_back(std::move(plan));
+  }
+  const absl::MutexLock lock(&mutex_);
+  no_more_plans_ = true;
+}
+
+std::optional<absl::StatusOr<engine::StepPlan>> FollowerClient::NextPlan() {
+  const auto ready = [this] {
+    mutex_.AssertHeld();
+    return !plans_.empty() || no_more_plans_;
+  };
+  const absl::MutexLock lock(&mutex_, absl::Condition(&ready));
+  if (plans_.empty()) {
+    return std::nullopt;
+  }
+  absl::StatusOr<engine::StepPlan> plan = std::move(plans_.front());
+  plans_.pop_front();
+  return plan;
+}
+
+absl::Status FollowerClient::RunPlans(engine::ShardRunner& runner) {
+  // The leader sends a plan ahead: it is read while the one before runs.
+  std::thread reader([this] { ReadPlans(); });
+  absl::Status failure;
+  while (failure.ok()) {
+    const std::optional<absl::StatusOr<engine::StepPlan>> plan = NextPlan();
+    if (!plan.has_value()) {
+      break;
     }
-    const absl::StatusOr<engine::StepPlan> plan = FromProto(message);
-    const absl::Status status = plan.ok() ? runner.Run(*plan).status() : plan.status();
-    v1::StepDone& done = *report.mutable_done();
-    done.set_step(message.step());
-    if (!status.ok()) {
-      done.set_error_code(static_cast<int32_t>(status.code()));
-      done.set_error_message(std::string(status.message()));
-    }
-    stream_->Write(report);
-    if (!status.ok()) {
-      // The leader ends the stream when it reads that.
+    failure = plan->ok() ? runner.Run(**plan).status() : plan->status();
+    if (!failure.ok()) {
+      const uint64_t step = plan->ok() ? (*plan)->step : 0;
+      v1::FollowerMessage report;
+      v1::StepFailed& failed = *report.mutable_failed();
+      failed.set_step(step);
+      failed.set_error_code(static_cast<int32_t>(failure.code()));
+      failed.set_error_message(std::string(failure.message()));
+      stream_->Write(report);
       stream_->WritesDone();
-      stream_->Finish();
-      return absl::Status(status.code(), absl::StrCat("step ", message.step(), ": ", status.message()));
+      failure = absl::Status(failure.code(), absl::StrCat("step ", step, ": ", failure.message()));
     }
   }
+  reader.join();  // the leader ends the stream when it reads of the failure
   const absl::Status status = FromGrpc(stream_->Finish());
+  if (!failure.ok()) {
+    return failure;
+  }
   return absl::UnavailableError(absl::StrCat("the leader's stream ended", status.ok() ? "" : ": ", status.message()));
 }
 

@@ -1,7 +1,9 @@
 // A follower's end of the streams to its leader.
 #pragma once
 
+#include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -12,6 +14,7 @@
 #include "alphecca/v1/shard.grpc.pb.h"
 #include "common/ids.h"
 #include "worker/engine/shard_runner.h"
+#include "worker/engine/step_plan.h"
 #include "worker/rpc/exchange_board.h"
 
 namespace alphecca::worker {
@@ -41,6 +44,10 @@ class FollowerClient {
   using Stream = grpc::ClientReaderWriter<v1::FollowerMessage, v1::StepPlanMessage>;
   // A context for the next call, which Cancel reaches; null: cancelled.
   std::shared_ptr<grpc::ClientContext> NewContext();
+  // Until the stream ends: takes plans from it as they come.
+  void ReadPlans();
+  // Waits for the next plan, or why it could not be read; nullopt: the stream has ended.
+  std::optional<absl::StatusOr<engine::StepPlan>> NextPlan();
 
   const Epoch epoch_;
   const int rank_;
@@ -50,6 +57,8 @@ class FollowerClient {
 
   mutable absl::Mutex mutex_;
   absl::Time last_plan_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  std::deque<absl::StatusOr<engine::StepPlan>> plans_ ABSL_GUARDED_BY(mutex_);
+  bool no_more_plans_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);  // outlives stream_
 };

@@ -116,9 +116,9 @@ class FollowReactor final : public grpc::ServerBidiReactor<v1::FollowerMessage, 
       Advance();
       return attached;
     }
-    if (message_.has_done() && message_.done().error_code() != 0) {
+    if (message_.has_failed()) {
       return absl::UnavailableError(
-          absl::StrCat("step ", message_.done().step(), " failed: ", message_.done().error_message()));
+          absl::StrCat("step ", message_.failed().step(), " failed: ", message_.failed().error_message()));
     }
     return absl::OkStatus();
   }
