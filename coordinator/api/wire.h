@@ -12,6 +12,9 @@ namespace alphecca::coordinator {
 
 template <typename Message>
 absl::Status ParseRequest(const grpc::ByteBuffer& bytes, Message& message) {
+  if (!bytes.Valid()) {
+    return absl::CancelledError("the call ended before its request had come");
+  }
   grpc::ByteBuffer copy(bytes);  // reading consumes; the copy shares the slices
   if (!grpc::GenericDeserialize<grpc::ProtoBufferReader, Message>(&copy, &message).ok()) {
     return absl::InvalidArgumentError(absl::StrCat("the request is not a valid ", Message::descriptor()->full_name(),

@@ -348,6 +348,20 @@ class BadInput(ClusterTest):
         self.assertEqual(self.cluster.coordinator.process.pid, pid)
         self.wait_idle()
 
+    def test_a_call_that_ends_before_its_request_came_is_no_bad_request(self):
+        def counted(code):
+            return self.cluster.metric("alphecca_requests_total", method="Generate", code=code)
+
+        before = counted("CANCELLED"), counted("INVALID_ARGUMENT")
+        call = self.cluster.channel.stream_stream("/alphecca.v1.Inference/Generate", request_serializer=lambda b: b,
+                                                  response_deserializer=lambda b: b)
+        with self.assertRaises(grpc.RpcError) as caught:
+            list(call(iter(()), timeout=30))
+        self.assertEqual((caught.exception.code(), caught.exception.details()),
+                         (Code.CANCELLED, "the call ended before its request had come"))
+        local_cluster.wait_until("the call counted", lambda: counted("CANCELLED") == before[0] + 1)
+        self.assertEqual(counted("INVALID_ARGUMENT"), before[1])
+
     def fields(self, error):
         data = dict(error.trailing_metadata())["grpc-status-details-bin"]
         status = status_pb2.Status.FromString(data)
