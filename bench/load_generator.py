@@ -38,6 +38,7 @@ class Answer:
     prompt_tokens: int = 0      # as the server counted
     output_tokens: int = 0
     cached_tokens: int = 0
+    ids: list = dataclasses.field(default_factory=list)
     arrivals: list = dataclasses.field(default_factory=list)  # (time, tokens) of each piece of the answer
     ended: float = 0.0
 
@@ -73,8 +74,9 @@ def stubs():
 class GrpcServer:
     """Ours. Thread-safe."""
 
-    def __init__(self, address, model=""):
+    def __init__(self, address, model="", timeout=TIMEOUT):
         import grpc
+        self.timeout = timeout
         self.error = grpc.RpcError
         self.pb, pb_grpc, self.types = stubs()
         self.model = model
@@ -90,8 +92,9 @@ class GrpcServer:
             model=self.model, ids=self.pb.TokenIds(ids=prompt),
             options=self.pb.GenerationOptions(max_tokens=tokens, ignore_eos=True, sampling=self.types.Sampling(temperature=0.0)))
         try:
-            for event in self.stub.Generate(request, timeout=TIMEOUT):
+            for event in self.stub.Generate(request, timeout=self.timeout):
                 if event.ids:
+                    answer.ids += event.ids
                     answer.arrivals.append((time.perf_counter(), len(event.ids)))
                 if event.HasField("usage"):
                     answer.prompt_tokens, answer.output_tokens = event.usage.prompt_tokens, event.usage.completion_tokens
@@ -140,6 +143,7 @@ class HttpServer:
                 answer.status, answer.message = "ERROR", json.dumps(event["error"])[:500]
                 return
             if event.get("tokens"):
+                answer.ids += event["tokens"]
                 answer.arrivals.append((time.perf_counter(), len(event["tokens"])))
             if event.get("stop"):
                 answer.prompt_tokens = event.get("tokens_evaluated", 0)

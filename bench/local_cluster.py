@@ -11,6 +11,7 @@ import urllib.request
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BIN = os.path.join(ROOT, "build/release/bin")
 GIB = 1 << 30
+WORKERS_JOIN_SECONDS = 60
 
 
 def free_port():
@@ -32,11 +33,22 @@ def await_port(port, seconds=30):
             time.sleep(0.05)
 
 
-def metric(address, name):
-    """Sum of a metric over its labels, of the process whose monitoring port this is."""
+def metrics(address):
+    """All of a process's metrics by series, 'name' or 'name{label="value",...}', from its monitoring port."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as r:
         lines = r.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{| )", line))
+    return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if line and line[0] != "#")}
+
+
+def metric(address, name):
+    """Sum of a metric over its labels."""
+    return sum(value for series, value in metrics(address).items() if series.partition("{")[0] == name)
+
+
+def smaps(pid, field):
+    """Bytes of a process's memory: Pss, Pss_Anon, Rss."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
+        return int(re.search(rf"^{field}:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
 
 
 class Failure(SystemExit):
@@ -64,9 +76,7 @@ class Worker:
         self.metrics_address = started(self.process, command, self.log)["metrics"]
 
     def smaps(self, field):
-        """Bytes: Pss or Rss."""
-        with open(f"/proc/{self.process.pid}/smaps_rollup", encoding="ascii") as f:
-            return int(re.search(rf"^{field}:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
+        return smaps(self.process.pid, field)
 
     def peak(self):
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as f:
@@ -124,7 +134,8 @@ class Cluster:
             group = self.status()["models"][0]["groups"][0]
             if group["state"] == "ready":
                 return time.monotonic() - began
-            if group["state"] == "failed":
+            waits = group["state"] == "waiting" and time.monotonic() - began > WORKERS_JOIN_SECONDS
+            if group["state"] == "failed" or waits:
                 raise Failure(f"{self.command}: {group['message']}")
             for worker in self.workers:
                 if worker.process.poll() is not None:

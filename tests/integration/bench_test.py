@@ -13,17 +13,23 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import unittest
+
+import grpc
 
 BIN, ROOT = sys.argv[1:3]
 sys.path.insert(0, os.path.join(ROOT, "bench"))
 
 import docs_section  # noqa: E402
 import load_generator as load  # noqa: E402
+import long_context  # noqa: E402
 import local_cluster  # noqa: E402
 import peer_bench  # noqa: E402
 import peer_rows  # noqa: E402
 import random_gguf  # noqa: E402
+import soak  # noqa: E402
+import soak_clients  # noqa: E402
 from gguf_file import GgufFile  # noqa: E402
 
 KEYS = ["work", "unit", "ours", "peer", "ratio", "bound", "share_of_bound"]
@@ -217,6 +223,82 @@ class Load(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertEqual(json.loads(done.stdout)["status"], {"INVALID_ARGUMENT": 3})
         self.assertIn("3 of 3 requests failed, first: INVALID_ARGUMENT", done.stderr)
+
+
+def outcome(status="OK", acted=False, tokens=(5,), usage=(10, 3), events=2, message="", kind="plain"):
+    """Of a request with a prompt of 10 tokens and samples of at most 5."""
+    ask = soak_clients.Ask(kind, None, 10, len(tokens), 5)
+    used = usage and types.SimpleNamespace(prompt_tokens=usage[0], cached_tokens=usage[1], completion_tokens=sum(tokens))
+    return soak_clients.Outcome(ask, status, message, acted, events, [[7] * n for n in tokens], len(tokens), used)
+
+
+def meters(requests=(), **counts):
+    every = dict.fromkeys([*soak.Meters.COORDINATOR, *(f"worker_{name}" for name in soak.Meters.WORKER)], 0)
+    return types.SimpleNamespace(requests=dict(requests), counts=every | counts)
+
+
+class Soak(unittest.TestCase):
+    """What a soak takes for right; soak.py itself runs as a test of its own."""
+    ONE = {"prompt_tokens": 10, "cached_prompt_tokens": 3, "output_tokens": 5, "worker_sequences": 1, "worker_prompt_tokens": 10,
+           "worker_generated_tokens": 5, "worker_prefix_tokens": 10, "worker_prefix_hit_tokens": 3}
+    OK = {("Generate", "OK"): 1}
+
+    def wrong(self, outcomes, requests, calm=True, others=(), **counts):
+        return soak.wrong_counts(meters({("Generate", "OK"): 0}), meters(requests, **counts), outcomes, collections.Counter(dict(others)), calm)
+
+    def test_whole_answers_are_counted_to_the_last(self):
+        self.assertEqual(self.wrong([outcome()], self.OK, **self.ONE), [])
+        for name, value in self.ONE.items():
+            for off in (value - 1, value + 1):
+                self.assertRegex(self.wrong([outcome()], self.OK, **self.ONE | {name: off})[0], f"^{name} rose by {off}, must be {value} to")
+        self.assertEqual(len(self.wrong([outcome()], {("Generate", "OK"): 2}, **self.ONE)), 2)  # of this code, and in all
+        self.assertEqual(len(self.wrong([outcome()], self.OK | {("Generate", "INTERNAL"): 1}, **self.ONE)), 2)
+        self.assertEqual(self.wrong([outcome()], self.OK | {("Tokenize", "OK"): 2}, others={("Tokenize", "OK"): 2}, **self.ONE), [])
+        self.assertIn("preempted in a calm", self.wrong([outcome()], self.OK, worker_preemptions=1, **self.ONE)[0])
+        again = self.ONE | {"worker_prefix_tokens": 24, "worker_prefix_hit_tokens": 9, "worker_preemptions": 1}
+        self.assertEqual(self.wrong([outcome()], self.OK, calm=False, **again), [])
+
+    def test_of_a_request_that_was_broken_off_only_bounds_are_known(self):
+        gone = outcome("CANCELLED", acted=True, tokens=(2,), usage=None)
+        for status in ("OK", "CANCELLED"):
+            for out in (2, 5):
+                counted = self.ONE | {"output_tokens": out, "worker_generated_tokens": out}
+                self.assertEqual(self.wrong([gone], {("Generate", status): 1}, **counted), [])
+        self.assertIn("output_tokens", self.wrong([gone], {("Generate", "OK"): 1}, **self.ONE | {"output_tokens": 1})[0])
+        self.assertEqual(len(self.wrong([gone], {("Generate", "INVALID_ARGUMENT"): 1}, **self.ONE)), 1)
+        self.assertEqual(len(self.wrong([gone], {}, **self.ONE)), 1)  # something came back: it was there
+        self.assertEqual(self.wrong([outcome("CANCELLED", acted=True, tokens=(0,), usage=None, events=0)], {}), [])
+
+    def test_what_was_refused_is_not_counted_further(self):
+        refused = outcome("RESOURCE_EXHAUSTED", tokens=(0,), usage=None, events=0, message="9 sequences are open, at most 9 may be")
+        self.assertEqual(self.wrong([refused], {("Generate", "RESOURCE_EXHAUSTED"): 1}), [])
+        self.assertNotEqual(self.wrong([refused], {("Generate", "RESOURCE_EXHAUSTED"): 1}, prompt_tokens=10), [])
+
+    def test_answers_and_refusals_are_judged(self):
+        client = soak_clients.Client(types.SimpleNamespace(channel=grpc.insecure_channel("127.0.0.1:1")),
+                                     types.SimpleNamespace(rng=None), [None], soak.Limits(open=9, waiting=4))
+        for text, samples, right in (("9 sequences are open, at most 9 may be", 1, True), ("8 sequences are open, at most 9 may be", 1, False),
+                                     ("8 sequences are open, at most 9 may be", 2, True), ("the queue is full: 4 sequences wait", 1, True),
+                                     ("the queue is full: 3 sequences wait", 1, False), ("no", 1, False)):
+            self.assertEqual(client.refusal_problem(text, samples) == "", right, text)
+        for bad in (outcome("UNAVAILABLE"), outcome("INTERNAL", acted=True, kind="cancel"), outcome("CANCELLED"),
+                    outcome("DEADLINE_EXCEEDED"), outcome(tokens=(4,)), outcome(usage=None), outcome(usage=(11, 3))):
+            client.judge(bad)
+            self.assertTrue(bad.problem, bad)
+        for good in (outcome(), outcome("DEADLINE_EXCEEDED", kind="deadline"), outcome("CANCELLED", acted=True, kind="cancel")):
+            client.judge(good)
+            self.assertEqual(good.problem, "")
+
+    def test_memory_is_told_by_what_follows_the_warm_up(self):
+        memory = soak.Memory(types.SimpleNamespace(coordinator=types.SimpleNamespace(pid=0), workers=[]), 100)
+        for grown, change in ((0, 0.0), (9, 0.06)):
+            memory.samples = [(at, {"coordinator": 50 if at < 30 else 100 + (grown * (at - 30) / 60)}) for at in range(0, 91)]
+            self.assertAlmostEqual(memory.report()["coordinator"]["change"], change, delta=0.005)
+
+    def test_one_sequence_of_the_whole_context_is_planned_with_the_bytes_of_its_shape(self):
+        for model, full in (("e2b", 805306368), ("26b-a4b", 5368709120)):
+            plan, wrong = long_context.planned(BIN, model)
+            self.assertEqual((plan["table_full_bytes"], wrong), (full, []))
 
 
 class FakeLlamaServer(http.server.BaseHTTPRequestHandler):

@@ -11,3 +11,8 @@ if(TARGET step_bench)
                                    "$<TARGET_FILE_DIR:step_bench>" "${PROJECT_SOURCE_DIR}")
   set_tests_properties(bench_test PROPERTIES LABELS integration TIMEOUT 400)
 endif()
+
+# Everything at once, for a short while.
+add_test(NAME soak_test COMMAND "${PROJECT_SOURCE_DIR}/.venv/bin/python" "${PROJECT_SOURCE_DIR}/bench/soak.py" --minutes 0.3
+                                --bin "$<TARGET_FILE_DIR:alphecca>")
+set_tests_properties(soak_test PROPERTIES LABELS integration TIMEOUT 400)
