@@ -1,7 +1,6 @@
 #include "coordinator/routing/router.h"
 
 #include <algorithm>
-#include <functional>
 #include <limits>
 #include <utility>
 
@@ -37,11 +36,11 @@ void Router::Remove(const std::string& model, GroupId group) {
   }
 }
 
-Router::Clients Router::Candidates(const RouteRequest& request) const {
+Router::Clients Router::Candidates(std::string_view model) const {
   Clients ready;
   {
     const MutexLock lock(mutex_);
-    if (const auto it = groups_.find(request.model); it != groups_.end()) {
+    if (const auto it = groups_.find(model); it != groups_.end()) {
       for (const auto& [id, client] : it->second) {
         if (client->connected()) {
           ready.push_back(client);
@@ -49,17 +48,11 @@ Router::Clients Router::Candidates(const RouteRequest& request) const {
       }
     }
   }
-  const auto alike = [&](const std::shared_ptr<GroupClient>& client) {
-    return client->fingerprint() == request.fingerprint;
-  };
-  if (std::any_of(ready.begin(), ready.end(), alike)) {
-    std::erase_if(ready, std::not_fn(alike));
-  }
   return ready;
 }
 
 absl::StatusOr<Route> Router::Pick(const RouteRequest& request) const {
-  const Clients candidates = Candidates(request);
+  const Clients candidates = Candidates(request.model);
   if (candidates.empty()) {
     return absl::UnavailableError(
         absl::StrCat("model \"", std::string(request.model), "\" has no ready group; ask GetStatus why, and retry"));

@@ -35,9 +35,6 @@ struct RouteRequest {
   std::string_view model;
   std::string_view tenant = {};
   std::span<const int32_t> prompt = {};  // empty: caches do not count
-  // A request that goes on elsewhere prefers groups of the fingerprint it began on, where there is one: the same bits
-  // come before the same cache. Empty: any.
-  std::string_view fingerprint = {};
 };
 
 struct Route {
@@ -66,8 +63,8 @@ class Router {
 
  private:
   using Clients = std::vector<std::shared_ptr<GroupClient>>;
-  // Those that may take the request, by id.
-  Clients Candidates(const RouteRequest& request) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // The model's connected groups, by id.
+  Clients Candidates(std::string_view model) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   const std::shared_ptr<const PrefixIndex> prefixes_;
   mutable Mutex mutex_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
@@ -42,7 +43,9 @@ class RecordingSink final : public TokenSink {
     for (SequenceUpdate& update : updates) {
       Heard& heard = heard_[update.id.value];
       heard.after_end |= heard.ended();
-      heard.cached_tokens = std::max(heard.cached_tokens, update.cached_tokens);
+      if (heard.ids.empty()) {
+        heard.cached_tokens = update.cached_tokens;
+      }
       heard.ids.insert(heard.ids.end(), update.ids.begin(), update.ids.end());
       std::move(update.logprobs.begin(), update.logprobs.end(), std::back_inserter(heard.logprobs));
       std::move(update.prompt_logprobs.begin(), update.prompt_logprobs.end(),

@@ -491,6 +491,9 @@ TEST(WorkerFlags, BadOnesAreNamed) {
   EXPECT_EQ(WorkerProcess({"--coordinator", "nowhere"}).Wait(), 2);
   EXPECT_EQ(WorkerProcess({"--no-such-flag"}).Wait(), 2);
   EXPECT_EQ(WorkerProcess({"--threads", "many"}).Wait(), 2);
+  EXPECT_EQ(WorkerProcess({"--step-ms", "0"}).Wait(), 2);
+  EXPECT_EQ(WorkerProcess({"--step-ms", "nan"}).Wait(), 2);
+  EXPECT_EQ(WorkerProcess({"--max-waiting", "0"}).Wait(), 2);
   EXPECT_EQ(WorkerProcess({"--help"}).Wait(), 0);
 }
 

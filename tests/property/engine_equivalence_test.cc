@@ -172,6 +172,7 @@ TEST_P(EngineEquivalence, GivingWayChangesNothing) {
     std::vector<SequenceRequest> all = Mixture();
     for (size_t i = 0; i < 4; ++i) {
       all.push_back(MakeRequest(31 + i, MakePrompt(30 + static_cast<int>(i), static_cast<int32_t>(i) + 10), 60));
+      all.back().rules = AllRules();  // their history is told anew when they come back
     }
     return all;
   };

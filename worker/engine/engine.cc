@@ -18,6 +18,7 @@
 #include "common/log.h"
 #include "common/mutex.h"
 #include "common/status_macros.h"
+#include "worker/engine/block_watchers.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/sequence.h"
 #include "worker/engine/step_executor.h"
@@ -108,7 +109,6 @@ class EngineLoop final : public Engine {
   absl::Status PlanStep();
   absl::Status Submit(Batch batch);
   void TakeChoices(const InFlight& step, StepResult result);
-  void ReportBlocks();
   void End(SequenceKey key, SequenceUpdate update);
   void EndWith(SequenceKey key, absl::Status error);
   void Enqueue(const std::shared_ptr<Client>& client, SequenceUpdate update);
@@ -136,13 +136,7 @@ class EngineLoop final : public Engine {
   uint64_t next_key_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<TokenSink*, std::shared_ptr<Client>> clients_ ABSL_GUARDED_BY(mutex_);
   const Client* delivering_ ABSL_GUARDED_BY(mutex_) = nullptr;  // whose sink is being called
-  struct Watching {
-    std::shared_ptr<BlockWatcher> watcher;
-    bool told = false;  // of what there is
-  };
-  std::vector<Watching> watchers_ ABSL_GUARDED_BY(mutex_);
-  const BlockWatcher* reporting_ ABSL_GUARDED_BY(mutex_) = nullptr;  // that is being called
-  int outcomes_ ABSL_GUARDED_BY(mutex_) = 0;                         // that came and were not taken
+  int outcomes_ ABSL_GUARDED_BY(mutex_) = 0;                    // that came and were not taken
   EngineCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status stop_reason_ ABSL_GUARDED_BY(mutex_);  // not ok: stop
@@ -150,6 +144,7 @@ class EngineLoop final : public Engine {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;        // the thread touches nobody any more
   std::function<void(const absl::Status&)> on_broken_ ABSL_GUARDED_BY(mutex_);
 
+  BlockWatchers watchers_;
   StepExecutor executor_;
   std::thread thread_;
   std::atomic<std::thread::id> thread_id_{};
@@ -240,17 +235,13 @@ void EngineLoop::Detach(const std::shared_ptr<TokenSink>& sink) {
 }
 
 void EngineLoop::Watch(std::shared_ptr<BlockWatcher> watcher) {
+  watchers_.Add(std::move(watcher));
   MutexLock lock(mutex_);
-  watchers_.push_back({std::move(watcher)});
   changed_.NotifyAll();
 }
 
 void EngineLoop::Unwatch(const std::shared_ptr<BlockWatcher>& watcher) {
-  MutexLock lock(mutex_);
-  std::erase_if(watchers_, [&](const Watching& watching) { return watching.watcher == watcher; });
-  while (reporting_ == watcher.get() && !OnOwnThread()) {
-    changed_.Wait(mutex_);
-  }
+  watchers_.Remove(watcher);
 }
 
 EngineCounts EngineLoop::counts() const {
@@ -296,7 +287,7 @@ void EngineLoop::Main() {
   {
     MutexLock lock(mutex_);
     if (!failure.ok()) {
-      LogError("step {} failed: {}", step_, std::string(failure.message()));
+      LogError("a step of the {} planned failed: {}", step_, std::string(failure.message()));
       failure_ = absl::UnavailableError(absl::StrCat("the shard group failed: ", std::string(failure.message())));
       on_broken = on_broken_;
     }
@@ -324,7 +315,7 @@ absl::Status EngineLoop::Loop() {
     if (in_flight_.size() < kStepsAhead) {
       RETURN_IF_ERROR(PlanStep());
     }
-    ReportBlocks();
+    watchers_.Report(scheduler_);
   }
   return absl::OkStatus();
 }
@@ -339,10 +330,7 @@ void EngineLoop::OnOutcome() {
 bool EngineLoop::TakeMail(Mailbox& mail) {
   MutexLock lock(mutex_);
   const bool can_plan = !exhausted_ && in_flight_.size() < kStepsAhead && !sequences_.empty();
-  const auto untold = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return std::any_of(watchers_.begin(), watchers_.end(), [](const Watching& watching) { return !watching.told; });
-  };
-  while (!can_plan && mail_.empty() && outcomes_ == 0 && !untold() && stop_reason_.ok()) {
+  while (!can_plan && mail_.empty() && outcomes_ == 0 && !watchers_.AnyUntold() && stop_reason_.ok()) {
     changed_.Wait(mutex_);
   }
   if (!stop_reason_.ok()) {
@@ -458,45 +446,17 @@ void EngineLoop::TakeChoices(const InFlight& step, StepResult result) {
       continue;
     }
     SequenceUpdate update = opened.sequence.TakeToken(std::move(result.choices[i]));
-    update.cached_tokens = static_cast<int32_t>(scheduler_.CachedTokens(key));
-    scheduler_.Sampled(key, opened.sequence.CompletedBlock());
+    if (opened.sequence.generated() == 1) {
+      update.cached_tokens = static_cast<int32_t>(scheduler_.CachedTokens(key));
+    }
+    if (update.error.ok()) {
+      scheduler_.Sampled(key, opened.sequence.CompletedBlock());
+    }
     if (update.finish.has_value() || !update.error.ok()) {
       End(key, std::move(update));
     } else {
       Enqueue(opened.client, std::move(update));
     }
-  }
-}
-
-// Tells the watchers what the prefix cache gained and lost.
-void EngineLoop::ReportBlocks() {
-  const BlockEvents events = scheduler_.TakeBlockEvents();
-  std::vector<Watching> watchers;
-  {
-    MutexLock lock(mutex_);
-    watchers = watchers_;
-    for (Watching& watching : watchers_) {
-      watching.told = true;
-    }
-  }
-  for (const Watching& watching : watchers) {
-    const BlockEvents news = watching.told ? events : BlockEvents{.stored = scheduler_.CachedNames(), .removed = {}};
-    if (news.stored.empty() && news.removed.empty()) {
-      continue;
-    }
-    {
-      MutexLock lock(mutex_);
-      const bool gone = std::none_of(watchers_.begin(), watchers_.end(),
-                                     [&](const Watching& other) { return other.watcher == watching.watcher; });
-      if (gone) {
-        continue;
-      }
-      reporting_ = watching.watcher.get();
-    }
-    watching.watcher->OnBlocks(news);
-    MutexLock lock(mutex_);
-    reporting_ = nullptr;
-    changed_.NotifyAll();
   }
 }
 

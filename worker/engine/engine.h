@@ -61,8 +61,8 @@ struct SequenceUpdate {
   std::vector<StepChoice> logprobs;         // one an id, if asked for
   std::vector<StepChoice> prompt_logprobs;  // once: token = the prompt token, logprob of it
   std::optional<Finish> finish;
-  absl::Status error;  // not ok: the sequence ended by it
-  int32_t cached_tokens = 0;
+  absl::Status error;         // not ok: the sequence ended by it
+  int32_t cached_tokens = 0;  // of the prompt, found in the prefix cache; with the first token
 };
 
 // Where a client's updates go. Called on the engine's thread: must not block. Shared by the RPC that detaches it.

@@ -106,7 +106,7 @@ OpenSlot Sequence::Opening(int32_t slot) const {
   OpenSlot open{.slot = slot, .sampling = request_.sampling, .rules = request_.rules};
   open.sampling.top_logprobs = std::max({request_.logprobs, request_.prompt_logprobs, 0});
   if (open.rules.Penalises()) {
-    open.rules.history = kernels::CountTokens(tokens_, Generated() + request_.answer_tokens);
+    open.rules.history = kernels::CountTokens(tokens_, generated() + request_.answer_tokens);
   }
   return open;
 }
@@ -162,13 +162,13 @@ SequenceUpdate Sequence::TakeToken(StepChoice choice) {
   const int32_t token = choice.token;
   if (token < 0) {
     update.error = absl::FailedPreconditionError(
-        absl::StrCat("token ", Generated() + 1,
+        absl::StrCat("token ", generated() + 1,
                      " of the answer: none is left to choose; every logit is suppressed, excluded "
                      "by the constraint, or not a number"));
     return update;
   }
   tokens_.push_back(token);
-  if (Generated() - credited_ > request_.window) {
+  if (generated() - credited_ > request_.window) {
     update.error = absl::ResourceExhaustedError(
         absl::StrCat("the client is slow: ", request_.window, " tokens await credit, the sequence's window"));
     return update;
@@ -184,7 +184,7 @@ SequenceUpdate Sequence::TakeToken(StepChoice choice) {
   update.prompt_logprobs = std::exchange(prompt_logprobs_, {});
   if (IsStop(token)) {
     update.finish = Finish::kStop;
-  } else if (Generated() == request_.max_tokens) {
+  } else if (generated() == request_.max_tokens) {
     update.finish = Finish::kLength;
   }
   return update;
@@ -200,7 +200,7 @@ std::optional<model::BlockHash> Sequence::CompletedBlock() {
 }
 
 void Sequence::Credit(int64_t tokens) {
-  credited_ = std::min(credited_ + tokens, Generated());
+  credited_ = std::min(credited_ + tokens, generated());
 }
 
 }  // namespace alphecca::engine

@@ -33,6 +33,8 @@ class Sequence {
   void TakePrompt(int32_t token, StepChoice choice);
   // Takes a sampled token: the update to send. It ends the sequence if finish is set or error is not ok.
   SequenceUpdate TakeToken(StepChoice choice);
+  // Tokens taken.
+  int64_t generated() const { return static_cast<int64_t>(tokens_.size()) - prompt_tokens_; }
   // The name of the block that the last token taken completed; none if it completed none.
   std::optional<model::BlockHash> CompletedBlock();
 
@@ -40,7 +42,6 @@ class Sequence {
   void Credit(int64_t tokens);
 
  private:
-  int64_t Generated() const { return static_cast<int64_t>(tokens_.size()) - prompt_tokens_; }
   bool IsStop(int32_t token) const;
   OpenSlot Opening(int32_t slot) const;
   // Adds the mask of the next token, if there is one: its index in the plan, or -1.

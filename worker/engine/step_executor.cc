@@ -59,7 +59,7 @@ void StepExecutor::Main() {
       while (plans_.empty() && !stopped_) {
         changed_.Wait(mutex_);
       }
-      if (stopped_) {
+      if (plans_.empty()) {
         return;
       }
       plan = std::move(plans_.front());

@@ -31,7 +31,7 @@ class StepExecutor {
   void Submit(StepPlan plan);
   // Outcomes in the order of their plans.
   std::optional<StepOutcome> TryTake();
-  // Lets a step that runs end, forgets the plans behind it, and ends the thread. Idempotent.
+  // Runs what was submitted to its end, as the other ranks do, unless a step fails; then ends the thread. Idempotent.
   void Stop();
 
  private:

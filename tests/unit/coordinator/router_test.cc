@@ -119,18 +119,5 @@ TEST_F(RouterTest, AnotherTenantsPrefixDoesNotCount) {
   EXPECT_EQ(route->cached_tokens, 0);
 }
 
-TEST_F(RouterTest, ARequestThatGoesOnPrefersItsFingerprint) {
-  AddGroup()->print = "avx2";
-  AddGroup({.open = 9})->print = "avx512";
-  AddGroup({}, 160)->print = "avx2";
-  const auto from = [&](std::string_view fingerprint) {
-    return router_.Pick({.model = "m", .tenant = "t", .prompt = prompt_, .fingerprint = fingerprint})->group;
-  };
-  EXPECT_EQ(from("avx512"), groups_[1]);
-  EXPECT_EQ(from("avx2"), groups_[2]);
-  EXPECT_EQ(from("scalar"), groups_[2]);  // none is left: the formula alone
-  EXPECT_EQ(from(""), groups_[2]);
-}
-
 }  // namespace
 }  // namespace alphecca::coordinator

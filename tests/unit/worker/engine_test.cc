@@ -7,75 +7,15 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <set>
 #include <thread>
 
-#include "tests/fakes/fake_shard_runner.h"
-#include "tests/fakes/recording_sink.h"
+#include "tests/unit/worker/engine_fixture.h"
 
 namespace alphecca::engine {
 namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-constexpr int kWindow = 5;
-constexpr int64_t kVocab = 1000;
-
-ShardLimits SmallLimits() {
-  return {.context = 64,
-          .vocab = kVocab,
-          .sliding_window = kWindow,
-          .max_sequences = 4,
-          .max_rows = 16,
-          .max_logit_rows = 8,
-          .block_tokens = 4,
-          .full_blocks = 40,
-          .sliding_blocks = 32};
-}
-
-SequenceRequest Request(uint64_t id, std::vector<int32_t> prompt, int32_t max_tokens) {
-  SequenceRequest request;
-  request.id = SequenceId(id);
-  request.prompt = std::move(prompt);
-  request.max_tokens = max_tokens;
-  request.sampling.seed = id;
-  return request;
-}
-
-std::vector<int32_t> Expected(const SequenceRequest& request) {
-  return FakeAnswer(request.prompt, request.sampling.seed, request.max_tokens, kWindow, kVocab, request.stop_ids);
-}
-
-class EngineTest : public testing::Test {
- protected:
-  void Start(const ShardLimits& limits = SmallLimits(), EngineOptions options = {}) {
-    options.epoch = Epoch(3);
-    options.now = [this] { return absl::FromUnixSeconds(now_s_.load()); };
-    runner_ = std::make_unique<FakeShardRunner>(limits);
-    auto engine = Engine::Create(options, *runner_, followers_);
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    engine_ = std::move(*engine);
-  }
-
-  ~EngineTest() override {
-    if (runner_ != nullptr) {
-      runner_->Release();
-    }
-    engine_.reset();
-    for (const auto& [id, heard] : sink_->all()) {
-      EXPECT_FALSE(heard.after_end) << "sequence " << id;
-    }
-  }
-
-  absl::Status Open(SequenceRequest request) { return engine_->Open(sink_, std::move(request)); }
-
-  std::atomic<int64_t> now_s_{1000};
-  Followers* followers_ = nullptr;
-  std::unique_ptr<FakeShardRunner> runner_;
-  std::unique_ptr<Engine> engine_;
-  std::shared_ptr<RecordingSink> sink_ = std::make_shared<RecordingSink>();
-};
 
 TEST_F(EngineTest, RunsToMaxTokens) {
   Start();
@@ -285,135 +225,6 @@ TEST_F(EngineTest, PromptOfOneTokenHasNoPromptLogprobs) {
   const auto heard = sink_->AwaitEnd(1);
   EXPECT_EQ(heard.ids, Expected(request));
   EXPECT_TRUE(heard.prompt_logprobs.empty());
-}
-
-// ---- Planning ahead, prefixes, pressure -----------------------------------------------------------------------------
-
-TEST_F(EngineTest, TheNextStepIsPlannedWhileOneRuns) {
-  Start();
-  runner_->Hold();
-  ASSERT_TRUE(Open(Request(1, {5, 6, 7}, 50)).ok());
-  runner_->AwaitStep(1);
-  while (engine_->counts().steps < 2) {
-    std::this_thread::yield();
-  }
-  runner_->Allow(60);
-  EXPECT_EQ(sink_->AwaitEnd(1).ids.size(), 50U);
-  const std::vector<StepPlan> plans = runner_->plans();
-  EXPECT_EQ(plans[1].rows[0].token, -1);  // what slot 0 sampled: the host did not know it yet
-}
-
-TEST_F(EngineTest, AStopTokenCostsOneRowThatNobodySees) {
-  Start();
-  const SequenceRequest whole = Request(1, {5, 6, 7}, 10);
-  SequenceRequest request = whole;
-  const std::vector<int32_t> expected = Expected(whole);
-  request.stop_ids = {expected[3]};
-  ASSERT_TRUE(Open(request).ok());
-  const auto heard = sink_->AwaitEnd(1);
-  EXPECT_EQ(heard.finish, Finish::kStop);
-  EXPECT_EQ(heard.ids, std::vector<int32_t>(expected.begin(), expected.begin() + 4));
-  EXPECT_LE(engine_->counts().steps, 5U);
-}
-
-TEST_F(EngineTest, APrefixThatWasThereIsNotRunAgain) {
-  Start();
-  std::vector<int32_t> prompt(3 * SmallLimits().block_tokens + 1, 5);
-  const SequenceRequest first = Request(1, prompt, 2);
-  ASSERT_TRUE(Open(first).ok());
-  EXPECT_EQ(sink_->AwaitEnd(1).cached_tokens, 0);
-  prompt.push_back(6);
-  const SequenceRequest second = Request(2, prompt, 2);
-  ASSERT_TRUE(Open(second).ok());
-  const auto heard = sink_->AwaitEnd(2);
-  EXPECT_EQ(heard.cached_tokens, 3 * SmallLimits().block_tokens);
-  EXPECT_EQ(heard.ids, Expected(second));
-  EXPECT_EQ(engine_->counts().cached_tokens, 3 * SmallLimits().block_tokens);
-
-  SequenceRequest other = Request(3, prompt, 2);
-  other.tenant = "another";
-  ASSERT_TRUE(Open(other).ok());
-  EXPECT_EQ(sink_->AwaitEnd(3).cached_tokens, 0) << "a tenant met another's prefix";
-}
-
-TEST_F(EngineTest, SamplesOfOnePromptShareItsBlocks) {
-  Start();
-  runner_->Hold();
-  const std::vector<int32_t> prompt(3 * SmallLimits().block_tokens + 2, 5);
-  for (uint64_t id = 1; id <= 3; ++id) {
-    ASSERT_TRUE(Open(Request(id, prompt, 12)).ok());
-  }
-  runner_->Release();
-  for (uint64_t id = 1; id <= 3; ++id) {
-    const auto heard = sink_->AwaitEnd(id);
-    EXPECT_EQ(heard.ids, Expected(Request(id, prompt, 12))) << id;
-    EXPECT_EQ(heard.cached_tokens, id == 1 ? 0 : static_cast<int32_t>(prompt.size()) - 1) << id;
-  }
-  size_t copies = 0;
-  for (const StepPlan& plan : runner_->plans()) {
-    copies += plan.copies[kernels::kFullPool].size();
-  }
-  EXPECT_EQ(copies, 2U);
-}
-
-TEST_F(EngineTest, UnderPressureEveryAnswerIsStillWhole) {
-  ShardLimits limits = SmallLimits();
-  limits.full_blocks = 18;  // one sequence of 64 tokens, hardly two
-  Start(limits);
-  std::vector<SequenceRequest> requests;
-  for (uint64_t id = 1; id <= 8; ++id) {
-    requests.push_back(Request(id, std::vector<int32_t>(5 + id, static_cast<int32_t>(id)), 40));
-    requests.back().logprobs = 0;
-    requests.back().prompt_logprobs = 0;
-    ASSERT_TRUE(Open(requests.back()).ok());
-  }
-  for (const SequenceRequest& request : requests) {
-    const auto heard = sink_->AwaitEnd(request.id.value);
-    EXPECT_TRUE(heard.error.ok()) << heard.error;
-    EXPECT_EQ(heard.ids, Expected(request));
-    EXPECT_EQ(heard.logprobs.size(), 40U);
-    EXPECT_EQ(heard.prompt_logprobs.size(), request.prompt.size() - 1);
-  }
-  EXPECT_GT(engine_->counts().preemptions, 0);
-}
-
-class BlockLog final : public BlockWatcher {
- public:
-  void OnBlocks(const BlockEvents& events) override {
-    MutexLock lock(mutex_);
-    for (const model::BlockHash& name : events.removed) {
-      known_.erase(name);
-    }
-    known_.insert(events.stored.begin(), events.stored.end());
-    changed_.NotifyAll();
-  }
-  void Await(size_t count) {
-    MutexLock lock(mutex_);
-    while (known_.size() != count) {
-      changed_.Wait(mutex_);
-    }
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  std::set<model::BlockHash> known_ ABSL_GUARDED_BY(mutex_);
-};
-
-TEST_F(EngineTest, WatchersLearnWhatIsCachedAndWhatChanges) {
-  Start();
-  const auto early = std::make_shared<BlockLog>();
-  engine_->Watch(early);
-  ASSERT_TRUE(Open(Request(1, std::vector<int32_t>(2 * SmallLimits().block_tokens, 5), 1)).ok());
-  sink_->AwaitEnd(1);
-  early->Await(2);
-  const auto late = std::make_shared<BlockLog>();
-  engine_->Watch(late);
-  late->Await(2);
-  engine_->Unwatch(early);
-  ASSERT_TRUE(Open(Request(2, std::vector<int32_t>(SmallLimits().block_tokens, 6), 1)).ok());
-  late->Await(3);
-  engine_->Unwatch(late);
 }
 
 // ---- Cancellation, deadlines, flow control --------------------------------------------------------------------------

@@ -111,6 +111,11 @@ TEST(PlanCheck, RefusesBadFirstPlansAndStaysAsItWas) {
   refused([](auto& p) { p.tables[0][0].slot = 7; }, "block table of slot 7");
   refused([](auto& p) { p.tables[0].pop_back(); }, "row 4 sees positions 0 to 4");
   refused([](auto& p) { p.tables[1].clear(); }, "row 0 sees positions 0 to 0");
+  refused([](auto& p) { p.copies[0] = {{1, 0, 10}}; }, "copy of block 0 to 10 of pool 0: there are 10");
+  refused([](auto& p) { p.copies[1] = {{1, 6, 0}}; }, "copy of block 6 to 0 of pool 1: there are 6");
+  refused([](auto& p) { p.copies[1] = {{1, 0, -1}}; }, "copy of block 0 to -1 of pool 1");
+  refused([](auto& p) { p.copies[0] = {{0, 1, 2}}; }, "block copy of slot 0");
+  refused([](auto& p) { p.copies[0] = {{9, 1, 2}}; }, "block copy of slot 9");
   refused([](auto& p) { p.rows[0].slot = 0; }, "slot 0 is not open");
   refused([](auto& p) { p.rows[0].slot = -1; }, "slot -1 is not open");
   refused([](auto& p) { p.rows[2].token = 100; }, "token 100");

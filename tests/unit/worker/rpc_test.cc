@@ -48,6 +48,8 @@ engine::StepPlan SomePlan() {
   plan.opens.push_back({.slot = 2, .sampling = {}});
   plan.tables[0] = {{3, 0, 17}, {3, 1, 4}};
   plan.tables[1] = {{3, 0, 2}};
+  plan.copies[0] = {{3, 5, 4}, {2, 8, 9}};
+  plan.copies[1] = {{3, 1, 2}};
   plan.rows = {{.token = 9, .position = 0, .slot = 3, .owner = -1, .wants_logits = false, .draft = false},
                {.token = -4, .position = 1, .slot = 3, .owner = 1, .wants_logits = true, .draft = true}};
   plan.logits = {{.row = 1, .wanted = 55, .keep = false, .mask = 1}};
@@ -93,6 +95,14 @@ TEST(Convert, APlanComesBackAsItWent) {
   EXPECT_EQ(back->tables[0][1].index, 1);
   EXPECT_EQ(back->tables[0][1].block, 4);
   ASSERT_EQ(back->tables[1].size(), 1U);
+  for (const int pool : {0, 1}) {
+    ASSERT_EQ(back->copies[pool].size(), plan.copies[pool].size());
+    for (size_t i = 0; i < plan.copies[pool].size(); ++i) {
+      EXPECT_EQ(back->copies[pool][i].slot, plan.copies[pool][i].slot);
+      EXPECT_EQ(back->copies[pool][i].from, plan.copies[pool][i].from);
+      EXPECT_EQ(back->copies[pool][i].to, plan.copies[pool][i].to);
+    }
+  }
   ASSERT_EQ(back->rows.size(), 2U);
   for (size_t i = 0; i < 2; ++i) {
     EXPECT_EQ(back->rows[i].token, plan.rows[i].token);
@@ -131,6 +141,8 @@ TEST(Convert, APlanWhoseArraysDifferInLengthIsRefused) {
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.mutable_opens(0)->mutable_rules()->clear_history_answer(); }));
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_full_tables(1); }));
   EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_sliding_tables(1); }));
+  EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_full_copies(1); }));
+  EXPECT_TRUE(refused([](v1::StepPlanMessage& m) { m.add_sliding_copies(1); }));
 }
 
 // Its logit row is judged by the plan check, not here; it must only do no harm.
