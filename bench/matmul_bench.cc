@@ -64,7 +64,7 @@ void MatMul(benchmark::State& state, const Shape& s) {
   // Enough copies that none waits in a cache for its next turn, where memory is what counts.
   constexpr int64_t kPastCaches = 256 << 20;
   const int64_t size = static_cast<int64_t>(file.size());
-  const int64_t copies = s.tokens == 1 ? kPastCaches / size + 1 : 1;
+  const int64_t copies = s.tokens <= 16 ? kPastCaches / size + 1 : 1;
   std::vector<std::unique_ptr<Matrix>> matrices;
   for (int64_t i = 0; i < copies; ++i) {
     auto matrix = backend->Pack(sources, s.type);
@@ -99,7 +99,8 @@ void Register(const Shape& s) {
 
 int main(int argc, char** argv) {
   for (const int threads : {1, 2}) {
-    for (const DType type : {DType::kQ4_0, DType::kQ8_0, DType::kQ6_K, DType::kBF16, DType::kSFP8, DType::kF32}) {
+    for (const DType type : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kBF16,
+                             DType::kSFP8, DType::kF32}) {
       for (const int64_t tokens : {1, 512}) {
         for (const auto& [rows, cols] : std::vector<std::pair<int64_t, int64_t>>{
                  {2048, 1536}, {6144, 1536}, {12288, 1536}, {1536, 6144}, {1536, 12288}}) {
@@ -109,7 +110,9 @@ int main(int argc, char** argv) {
       Register({type, 12288, 1536, 1, threads, Activations::kF32});
     }
     Register({DType::kQ6_K, 262144, 1536, 1, threads, Activations::kDefault});
-    Register({DType::kQ4_0, 12288, 1536, 4, threads, Activations::kDefault});
+    for (const int64_t tokens : {4, 8, 16}) {
+      Register({DType::kQ4_0, 12288, 1536, tokens, threads, Activations::kDefault});
+    }
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();

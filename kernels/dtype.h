@@ -67,6 +67,27 @@ constexpr DTypeInfo Info(DType type) {
   return {"?", 1, 0};
 }
 
+// Types that a matrix may be held in (Backend::Pack).
+constexpr bool IsRuntimeType(DType type) {
+  switch (type) {
+    case DType::kF32:
+    case DType::kBF16:
+    case DType::kSFP8:
+    case DType::kQ4_0:
+    case DType::kQ8_0:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+    case DType::kQ6_K:
+      return true;
+    default:
+      return false;
+  }
+}
+// Run-time types that activations in int8 may meet (Activations::kDefault).
+constexpr bool IsQuantised(DType type) {
+  return IsRuntimeType(type) && type != DType::kSFP8 && Info(type).block_elements > 1;
+}
+
 // For messages: the distribution's absl does not take std::string_view.
 inline std::string TypeName(DType type) {
   return std::string(Info(type).name);

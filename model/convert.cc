@@ -214,6 +214,10 @@ uint32_t FileType(const std::vector<Piece>& pieces) {
       return 2;
     case DType::kQ8_0:
       return 7;
+    case DType::kQ4_K:
+      return 15;
+    case DType::kQ5_K:
+      return 17;
     case DType::kQ6_K:
       return 18;
     case DType::kBF16:

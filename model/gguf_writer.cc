@@ -32,6 +32,10 @@ uint32_t TypeId(kernels::DType type) {
       return 2;
     case kernels::DType::kQ8_0:
       return 8;
+    case kernels::DType::kQ4_K:
+      return 12;
+    case kernels::DType::kQ5_K:
+      return 13;
     case kernels::DType::kQ6_K:
       return 14;
     default:

@@ -74,14 +74,10 @@ absl::StatusOr<WeightType> ParseWeightType(std::string_view name) {
 }
 
 DType RuntimeType(DType file_type) {
+  if (kernels::IsRuntimeType(file_type)) {
+    return file_type;
+  }
   switch (file_type) {
-    case DType::kF32:
-    case DType::kBF16:
-    case DType::kSFP8:
-    case DType::kQ8_0:
-    case DType::kQ4_0:
-    case DType::kQ6_K:
-      return file_type;
     case DType::kQ5_0:    // d * (q5 - 16): the same d, q5 - 16 fits 8 bits
     case DType::kIQ4_NL:  // d * T[q]: so does every T
       return DType::kQ8_0;

@@ -38,6 +38,17 @@ std::vector<Piece> Pieces(DType type) {
         add(from, 4);
       }
       break;
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      add(0, 2);
+      add(2, 2);
+      for (int64_t scale = 0; scale < 12; ++scale) {
+        add(4 + scale, 1);
+      }
+      for (int64_t from = 16; from < Info(type).block_bytes; from += 4) {
+        add(from, 4);
+      }
+      break;
     case DType::kQ6_K:
       add(208, 2);
       for (int64_t scale = 0; scale < 16; ++scale) {

@@ -5,9 +5,10 @@
 //   F32, BF16, SFP8   [column][16 rows], an element each
 //   Q4_0, Q8_0        per block of 32 columns: the rows' d (f16 [16]), then the rows' numbers four bytes at a time,
 //                     [4 or 8][16 rows][4 bytes]: the order inside a row's block is the file's
+//   Q4_K, Q5_K        per block of 256: d [16], dmin [16], scales [12][16 rows], then the rows' numbers (Q5_K: their
+//                     high bits first) four bytes at a time, [32 or 40][16 rows][4 bytes], in the file's order
 //   Q6_K              per block of 256: d [16], scales [16][16 rows], then for each half and k = 0..7 the bytes
-//   ql[4k..],
-//                     ql[32 + 4k..], qh[4k..] of that half, each [16 rows][4 bytes]
+//                     ql[4k..], ql[32 + 4k..], qh[4k..] of that half, each [16 rows][4 bytes]
 // so a packed matrix is as large as the file's rows, but for the padding.
 #pragma once
 

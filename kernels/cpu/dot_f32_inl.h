@@ -42,6 +42,14 @@ inline void Clear(Sums<kTokens>& sums) {
     }
   }
 }
+template <int kTokens>
+inline void AddUp(const Sums<kTokens>& part, Sums<kTokens>& total) {
+  for (int t = 0; t < kTokens; ++t) {
+    for (int v = 0; v < kParts; ++v) {
+      total[t][v] = Add(total[t][v], part[t][v]);
+    }
+  }
+}
 // total += part * factor of a row of the matrix.
 template <int kTokens>
 inline void Join(const Sums<kTokens>& part, const F (&factor)[kParts], Sums<kTokens>& total) {
@@ -78,11 +86,7 @@ struct Columns {
         Type::Load16(group + col * Type::kBytes, w);
         Column<kTokens>(w, in, col, part);
       }
-      for (int t = 0; t < kTokens; ++t) {
-        for (int v = 0; v < kParts; ++v) {
-          total[t][v] = Add(total[t][v], part[t][v]);
-        }
-      }
+      AddUp<kTokens>(part, total);
     }
   }
 };

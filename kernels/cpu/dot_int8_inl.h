@@ -139,20 +139,25 @@ struct Q6_KInt8 {
   static constexpr int64_t kGroupBytes = 210 * kGroupRows;
   static constexpr int kRun = 4 * kGroupRows;
 
+  // Four columns of each segment, from the three runs of one k.
+  static inline void Numbers(const std::byte* p, I (&numbers)[4]) {
+    const I a = LoadBytes(p);
+    const I b = LoadBytes(p + kRun);
+    const I more = LoadBytes(p + 2 * kRun);
+    numbers[0] = Or(And(a, 0x0F), And(ShiftLeft<4>(more), 0x30));
+    numbers[1] = Or(And(b, 0x0F), And(ShiftLeft<2>(more), 0x30));
+    numbers[2] = Or(And(ShiftRight<4>(a), 0x0F), And(more, 0x30));
+    numbers[3] = Or(And(ShiftRight<4>(b), 0x0F), And(ShiftRight<2>(more), 0x30));
+  }
+
   // Sixteen columns of each segment: k in [4 * quarter, 4 * quarter + 4).
   template <int kTokens>
   static inline void Quarter(const std::byte* runs, int v, const int8_t* const (&q)[kTokens], I (&sum)[kTokens][4]) {
 // Not unrolled: GCC would then hold back the additions and spill their terms.
 #pragma GCC unroll 1
     for (int k = 0; k < 4; ++k) {
-      const std::byte* p = runs + k * 3 * kRun + v * 4 * kLanes;
-      const I a = LoadBytes(p);
-      const I b = LoadBytes(p + kRun);
-      const I more = LoadBytes(p + 2 * kRun);
-      const I weights[4] = {Or(And(a, 0x0F), And(ShiftLeft<4>(more), 0x30)),
-                            Or(And(b, 0x0F), And(ShiftLeft<2>(more), 0x30)),
-                            Or(And(ShiftRight<4>(a), 0x0F), And(more, 0x30)),
-                            Or(And(ShiftRight<4>(b), 0x0F), And(ShiftRight<2>(more), 0x30))};
+      I weights[4];
+      Numbers(runs + k * 3 * kRun + v * 4 * kLanes, weights);
       for (int t = 0; t < kTokens; ++t) {
         for (int s = 0; s < 4; ++s) {
           sum[t][s] = DotUnsigned(sum[t][s], weights[s], Four(q[t] + 32 * s + 4 * k));
@@ -199,6 +204,74 @@ struct Q6_KInt8 {
   }
 };
 
+// A block of Q6_K with its numbers a byte each: many rows of activations then share what it costs to put them together.
+// Sixteens of columns stand in the order in which Q6_KInt8::Block adds up their sums.
+struct Q6_KUnpacked {
+  I numbers[16][4][kParts];
+  const std::byte* scales;
+  F d[kParts];
+};
+inline constexpr int kSixteens[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+
+inline void Unpack(const std::byte* p, Q6_KUnpacked& to) {
+  to.scales = p + 2 * kGroupRows;
+  const std::byte* runs = to.scales + 16 * kGroupRows;
+  for (int v = 0; v < kParts; ++v) {
+    to.d[v] = LoadF16(p + v * 2 * kLanes);
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      for (int k = 0; k < 4; ++k) {
+        I numbers[4];
+        Q6_KInt8::Numbers(runs + (4 * quarter + k) * 3 * Q6_KInt8::kRun + v * 4 * kLanes, numbers);
+        for (int segment = 0; segment < 4; ++segment) {
+          to.numbers[4 * quarter + segment][k][v] = numbers[segment];
+        }
+      }
+    }
+  }
+}
+
+// The sums of Q6_KInt8::Block, in its order.
+template <int kTokens>
+inline void UnpackedBlock(const Q6_KUnpacked& w, int64_t block, const QuantRow* rows, F (*total)[kParts]) {
+  F part[kTokens][kParts];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int v = 0; v < kParts; ++v) {
+      part[t][v] = Zero();
+    }
+  }
+#pragma GCC unroll 1
+  for (int i = 0; i < 16; ++i) {
+    const int64_t at = block * 16 + kSixteens[i];
+    I sum[kTokens][kParts];
+    for (int t = 0; t < kTokens; ++t) {
+      for (int v = 0; v < kParts; ++v) {
+        sum[t][v] = BeginSum(rows[t].corrections + at);
+      }
+    }
+    for (int k = 0; k < 4; ++k) {
+      for (int t = 0; t < kTokens; ++t) {
+        const I four = Four(rows[t].q + at * 16 + 4 * k);
+        for (int v = 0; v < kParts; ++v) {
+          sum[t][v] = DotUnsigned(sum[t][v], w.numbers[i][k][v], four);
+          Settle(sum[t][v]);
+        }
+      }
+    }
+    const std::byte* scales = w.scales + kSixteens[i] * kGroupRows;
+    for (int t = 0; t < kTokens; ++t) {
+      const F d = Set(rows[t].d[at]);
+      for (int v = 0; v < kParts; ++v) {
+        part[t][v] = Fma(ToFloat(EndScaledSum(sum[t][v], scales + v * kLanes)), d, part[t][v]);
+      }
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    for (int v = 0; v < kParts; ++v) {
+      total[t][v] = Fma(part[t][v], w.d[v], total[t][v]);
+    }
+  }
+}
+
 // Scales and writes one token's results.
 inline void StoreResult(const PanelArgs& a, int64_t token, const F (&total)[kParts]) {
   float* out = a.out + token * a.out_stride;
@@ -219,8 +292,11 @@ inline int64_t RowOf(const PanelArgs& a, int64_t token) {
   return a.index != nullptr ? a.index[token] : token;
 }
 
+// The last tokens of a panel ask for the next group, which lies behind this one, so that it comes while sums are
+// formed.
 template <class Weights, int kTokens>
 void Int8Tokens(const PanelArgs& a, int64_t first) {
+  const bool last = first + kTokens == a.tokens;
   QuantRow rows[kTokens];
   F total[kTokens][kParts];
   for (int t = 0; t < kTokens; ++t) {
@@ -230,7 +306,13 @@ void Int8Tokens(const PanelArgs& a, int64_t first) {
     }
   }
   const std::byte* p = a.group;
-  for (int64_t block = 0; block < a.cols / Weights::kBlock; ++block, p += Weights::kGroupBytes) {
+  const int64_t blocks = a.cols / Weights::kBlock;
+  for (int64_t block = 0; block < blocks; ++block, p += Weights::kGroupBytes) {
+    if (last) {
+      for (int64_t line = 0; line < Weights::kGroupBytes; line += 64) {
+        __builtin_prefetch(p + blocks * Weights::kGroupBytes + line, 0, 2);
+      }
+    }
     Weights::template Block<kTokens>(p, block, rows, total);
   }
   for (int t = 0; t < kTokens; ++t) {
@@ -254,6 +336,44 @@ void Int8Panel(const PanelArgs& a) {
   }
   for (; t < a.tokens; ++t) {
     Int8Tokens<Weights, 1>(a, t);
+  }
+}
+
+// Q6_K: few rows as other types; of more, slabs that share each block's unpacking.
+void Q6_KPanel(const PanelArgs& a) {
+  constexpr int kSlab = 32;
+  if (a.tokens < 4) {
+    Int8Panel<Q6_KInt8, 2>(a);
+    return;
+  }
+  for (int64_t first = 0; first < a.tokens; first += kSlab) {
+    const auto tokens = static_cast<int>(a.tokens - first < kSlab ? a.tokens - first : kSlab);
+    QuantRow rows[kSlab];
+    F total[kSlab][kParts];
+    for (int t = 0; t < tokens; ++t) {
+      rows[t] = RecordAt(a.quant.data + RowOf(a, first + t) * a.quant.stride, a.cols);
+      for (int v = 0; v < kParts; ++v) {
+        total[t][v] = Zero();
+      }
+    }
+    const std::byte* p = a.group;
+    for (int64_t block = 0; block < a.cols / Q6_KInt8::kBlock; ++block, p += Q6_KInt8::kGroupBytes) {
+      Q6_KUnpacked unpacked;
+      Unpack(p, unpacked);
+      int t = 0;
+      for (; t + 4 <= tokens; t += 4) {
+        UnpackedBlock<4>(unpacked, block, rows + t, total + t);
+      }
+      for (; t < tokens; ++t) {
+        UnpackedBlock<1>(unpacked, block, rows + t, total + t);
+      }
+    }
+    for (int t = 0; t < tokens; ++t) {
+      for (int v = 0; v < kParts; ++v) {
+        total[t][v] = Mul(total[t][v], Set(rows[t].scale));
+      }
+      StoreResult(a, first + t, total[t]);
+    }
   }
 }
 
@@ -297,8 +417,9 @@ inline int32_t RoundEight(const float* x, float factor, int8_t* q) {
   return static_cast<int32_t>(Sum(ToFloat(rounded)));
 }
 
-// Q4_0: see QuantRows.
-void QuantiseInEights(const float* in, int64_t cols, std::byte* record) {
+// Q4_0, Q4_K, Q5_K: see QuantRows. The scales of eights that one vector's halves or two runs hold stand in pairs: first
+// and third of 32 columns for Q4_0, else neighbours.
+void QuantiseInEights(const float* in, int64_t cols, DType type, std::byte* record) {
   const QuantRecord at(cols);
   auto* q = reinterpret_cast<int8_t*>(record);
   auto* scales = reinterpret_cast<int32_t*>(record + at.scales);
@@ -326,8 +447,9 @@ void QuantiseInEights(const float* in, int64_t cols, std::byte* record) {
       const float factor = 127.0F * per_step / static_cast<float>(scale[i]);
       sum += scale[i] * RoundEight(in + 8 * eight, factor, q + 8 * eight);
     }
-    PutScales(scale[0], scale[2], scales + 4 * block);
-    PutScales(scale[1], scale[3], scales + 4 * block + 2);
+    const int second = type == DType::kQ4_0 ? 2 : 1;
+    PutScales(scale[0], scale[second], scales + 4 * block);
+    PutScales(scale[3 - second], scale[3], scales + 4 * block + 2);
     corrections[block] = -8 * sum;
   }
   const float row_scale = (tiny ? 0.0F : largest / (127.0F * top)) + Poison(in, cols);
@@ -363,8 +485,8 @@ void QuantiseInBlocks(const float* in, int64_t cols, DType type, std::byte* reco
 
 // A value that is not finite makes the scale of its block or row NaN or infinite.
 void Quantise(const float* in, int64_t cols, DType type, std::byte* record) {
-  if (type == DType::kQ4_0) {
-    QuantiseInEights(in, cols, record);
+  if (type == DType::kQ4_0 || type == DType::kQ4_K || type == DType::kQ5_K) {
+    QuantiseInEights(in, cols, type, record);
   } else if (type == DType::kQ6_K) {
     QuantiseInBlocks<16>(in, cols, type, record);
   } else {

@@ -16,24 +16,25 @@ namespace alphecca::kernels::cpu {
 inline constexpr int kGroupRows = 16;
 
 // Rows of activations in signed bytes, |q| <= 127, each a record of `stride` bytes that its kind of weights reads:
-//   Q4_0   value = row_scale * scale * q, scale a whole number from 1 to kLargestScale for every 8 columns
-//   Q8_0   value = d * q, d f32 for every 32 columns
-//   Q6_K   value = d * q, d f32 for every 16 columns
+//   Q4_0, Q4_K, Q5_K   value = row_scale * scale * q, scale a whole number from 1 to kLargestScale for every 8 columns
+//   Q8_0               value = d * q, d f32 for every 32 columns
+//   Q6_K               value = d * q, d f32 for every 16 columns
 // A scale for 8 columns costs little where sums of bytes are 16 bits wide: the multiplication that widens them takes it
 // as its factor. Corrections are -offset times the sum of the activations, so that weights stored as unsigned numbers
-// need no subtraction: Q4_0 8, scales included, one for 32 columns; Q6_K 32, one for 16; Q8_0 none.
+// need no subtraction: Q4_0 8, scales included, one for 32 columns, and so Q4_K and Q5_K, whose minima need the sum;
+// Q6_K 32, one for 16; Q8_0 none.
 struct QuantRows {
   const std::byte* data = nullptr;
   int64_t stride = 0;
 };
-// 32 * 127 * 15 times this is within 32 bits, and it fits 16.
+// 32 * 127 * 31 times this is within 32 bits, and it fits 16.
 inline constexpr int32_t kLargestScale = 1 << 14;
 
 // Where the parts of a record lie: bytes q [cols] from 0, then..
 struct QuantRecord {
-  int64_t scales;       // Q4_0: words of a path's own, a pair for two eights (PutScales), [cols / 8]; else d f32
+  int64_t scales;       // of eights: words of a path's own, a pair for two eights (PutScales), [cols / 8]; else d f32
   int64_t corrections;  // i32
-  int64_t row_scale;    // f32; 1 but for Q4_0
+  int64_t row_scale;    // f32; 1 where every block has its own
   constexpr explicit QuantRecord(int64_t cols)
       : scales(cols), corrections(scales + cols / 8 * 4), row_scale(corrections + cols / 16 * 4) {}
 };
@@ -91,7 +92,7 @@ struct ScanSums {
 struct KernelTable {
   const char* name;
 
-  // By weight type; null where the type has no such path (panel_int8: Q4_0, Q8_0, Q6_K only).
+  // By weight type; null where the type has no such path (panel_int8: IsQuantised only).
   Panel panel_f32[static_cast<int>(DType::kI64) + 1];
   Panel panel_int8[static_cast<int>(DType::kI64) + 1];
   // One row of activations to a record of QuantRowBytes(cols), against weights of `type`.

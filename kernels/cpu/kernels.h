@@ -7,6 +7,7 @@
 #include "kernels/cpu/math_inl.h"
 #include "kernels/cpu/dot_int8_inl.h"
 #include "kernels/cpu/dot_f32_inl.h"
+#include "kernels/cpu/dot_minima_inl.h"
 #include "kernels/cpu/rows_inl.h"
 #include "kernels/cpu/attend_inl.h"
 #include "kernels/cpu/scan_inl.h"

@@ -149,12 +149,18 @@ inline I Four(const int8_t* p) {
 inline I And(I a, uint8_t mask) {
   return {_mm256_and_si256(a.v, _mm256_set1_epi8(static_cast<char>(mask)))};
 }
+inline void Settle(I& a) {
+  asm("" : "+x"(a.v));
+}
 inline I Or(I a, I b) {
   return {_mm256_or_si256(a.v, b.v)};
 }
 template <int kBits>
 inline I ShiftRight(I a) {
   return {_mm256_srli_epi32(a.v, kBits)};
+}
+inline I ShiftRight(I a, int bits) {
+  return {_mm256_srl_epi32(a.v, _mm_cvtsi32_si128(bits))};
 }
 template <int kBits>
 inline I ShiftLeft(I a) {

@@ -152,12 +152,18 @@ inline I Four(const int8_t* p) {
 inline I And(I a, uint8_t mask) {
   return {_mm512_and_si512(a.v, _mm512_set1_epi8(static_cast<char>(mask)))};
 }
+inline void Settle(I& a) {
+  asm("" : "+v"(a.v));
+}
 inline I Or(I a, I b) {
   return {_mm512_or_si512(a.v, b.v)};
 }
 template <int kBits>
 inline I ShiftRight(I a) {
   return {_mm512_srli_epi32(a.v, kBits)};
+}
+inline I ShiftRight(I a, int bits) {
+  return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(bits))};
 }
 template <int kBits>
 inline I ShiftLeft(I a) {

@@ -172,6 +172,8 @@ inline I Four(const int8_t* p) {
 inline I And(I a, uint8_t mask) {
   return Each<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) & (mask * 0x01010101U)); });
 }
+// Makes the compiler finish a sum here. GCC may else put off the additions of unrolled loops and spill their terms.
+inline void Settle(I&) {}
 inline I Or(I a, I b) {
   return Each<I>([&](int i) { return a.v[i] | b.v[i]; });
 }
@@ -179,6 +181,9 @@ inline I Or(I a, I b) {
 template <int kBits>
 inline I ShiftRight(I a) {
   return Each<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> kBits); });
+}
+inline I ShiftRight(I a, int bits) {
+  return Each<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> bits); });
 }
 template <int kBits>
 inline I ShiftLeft(I a) {

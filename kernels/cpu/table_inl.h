@@ -12,10 +12,14 @@ constexpr KernelTable MakeTable(const char* name) {
   t.panel_f32[static_cast<int>(DType::kSFP8)] = F32Panel<Columns<ColumnSfp8>>;
   t.panel_f32[static_cast<int>(DType::kQ8_0)] = F32Panel<Q8_0F32>;
   t.panel_f32[static_cast<int>(DType::kQ4_0)] = F32Panel<Q4_0F32>;
+  t.panel_f32[static_cast<int>(DType::kQ4_K)] = F32Panel<MinimaF32<Q4_K>>;
+  t.panel_f32[static_cast<int>(DType::kQ5_K)] = F32Panel<MinimaF32<Q5_K>>;
   t.panel_f32[static_cast<int>(DType::kQ6_K)] = F32Panel<Q6_KF32>;
   t.panel_int8[static_cast<int>(DType::kQ8_0)] = Int8Panel<Q8_0Int8, 4>;
   t.panel_int8[static_cast<int>(DType::kQ4_0)] = Int8Panel<Q4_0Int8, 4>;
-  t.panel_int8[static_cast<int>(DType::kQ6_K)] = Int8Panel<Q6_KInt8, 2>;
+  t.panel_int8[static_cast<int>(DType::kQ4_K)] = Int8Panel<MinimaInt8<Q4_K>, 4>;
+  t.panel_int8[static_cast<int>(DType::kQ5_K)] = Int8Panel<MinimaInt8<Q5_K>, 4>;
+  t.panel_int8[static_cast<int>(DType::kQ6_K)] = Q6_KPanel;
   t.quantise = Quantise;
   t.gelu_mul = GeluMul;
   t.softcap = Softcap;

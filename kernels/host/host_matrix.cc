@@ -10,11 +10,6 @@
 namespace alphecca::kernels {
 namespace {
 
-bool IsRuntimeType(DType type) {
-  return type == DType::kF32 || type == DType::kBF16 || type == DType::kSFP8 || type == DType::kQ8_0 ||
-         type == DType::kQ4_0 || type == DType::kQ6_K;
-}
-
 // Wider rows than any model's by far; keeps sizes of rows far from overflow.
 constexpr int64_t kMaxCols = int64_t{1} << 40;
 
@@ -61,7 +56,7 @@ absl::Status CheckSource(const PackSource& source, const PackSource& first, DTyp
 absl::StatusOr<std::unique_ptr<HostMatrix>> Shape(std::span<const PackSource> sources, DType type) {
   if (!IsRuntimeType(type)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("matrix of type ", TypeName(type), ": want F32, BF16, SFP8, Q8_0, Q4_0 or Q6_K"));
+        absl::StrCat("matrix of type ", TypeName(type), ": want F32, BF16, SFP8, Q4_0, Q8_0, Q4_K, Q5_K or Q6_K"));
   }
   if (sources.empty()) {
     return absl::InvalidArgumentError("matrix of no sources: want at least one");

@@ -28,7 +28,7 @@ absl::StatusOr<bool> IsQuantised(const model::Checkpoint& checkpoint, model::Wei
     }
     ASSIGN_OR_RETURN(const DType in_file, checkpoint.TypeOf(spec.kind, spec.layer));
     ASSIGN_OR_RETURN(const DType type, model::HeldType(spec.kind, in_file, weights));
-    if (type == DType::kQ4_0 || type == DType::kQ8_0 || type == DType::kQ6_K) {
+    if (kernels::IsQuantised(type)) {
       return true;
     }
   }

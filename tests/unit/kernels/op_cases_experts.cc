@@ -103,6 +103,7 @@ void AddExpertCases(std::vector<OpCase>& cases) {
            {"q8_0_one_row", DType::kQ8_0, 1, 64, 32, 8, 8, 0, 4},
            {"q8_0_many_rows", DType::kQ8_0, 40, 64, 96, 4, 4, 0, 2},
            {"q4_0", DType::kQ4_0, 9, 96, 64, 5, 16, 11, 4},
+           {"q4_k", DType::kQ4_K, 6, 256, 256, 3, 4, 1, 2},
            {"q6_k", DType::kQ6_K, 3, 256, 256, 2, 4, 1, 2},
            {"f32_all_to_one", DType::kF32, 20, 16, 8, 3, 4, 1, 1, R::kAllToOne},
            {"q4_0_all_to_one", DType::kQ4_0, 20, 64, 32, 3, 4, 1, 1, R::kAllToOne},

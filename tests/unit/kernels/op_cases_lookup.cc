@@ -57,7 +57,8 @@ void RunGather(OpRun& run) {
 }  // namespace
 
 void AddLookupCases(std::vector<OpCase>& cases) {
-  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ6_K}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K,
+                           DType::kQ5_K, DType::kQ6_K}) {
     cases.push_back({"Embed", "Embed_" + TypeName(type), [type](OpRun& run) { RunEmbed(run, type, true); }});
     cases.push_back(
         {"Embed", "Embed_without_soft_" + TypeName(type), [type](OpRun& run) { RunEmbed(run, type, false); }});

@@ -6,7 +6,8 @@
 namespace alphecca::kernels {
 namespace {
 
-constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ6_K};
+constexpr DType kTypes[] = {DType::kF32,  DType::kBF16, DType::kSFP8, DType::kQ8_0,
+                            DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 
 struct Shape {
   int64_t tokens;

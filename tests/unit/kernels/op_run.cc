@@ -12,10 +12,6 @@ namespace {
 
 constexpr float kMark = -12345.0F;
 
-bool IsQuantised(DType type) {
-  return type == DType::kQ4_0 || type == DType::kQ8_0 || type == DType::kQ6_K;
-}
-
 // Random blocks for types that nothing here encodes: random numbers under scales that give values of about sigma.
 void FillRandomBlocks(std::mt19937& random, DType type, double sigma, std::vector<std::byte>& bytes) {
   for (std::byte& b : bytes) {

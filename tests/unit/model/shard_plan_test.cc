@@ -211,12 +211,13 @@ TEST(ShardPlanTest, EveryGoldenSplits) {
 }
 
 TEST(RuntimeTypeTest, FileTypesMapToRunTimeTypes) {
-  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ6_K}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K,
+                           DType::kQ5_K, DType::kQ6_K}) {
     EXPECT_EQ(RuntimeType(type), type);
   }
   EXPECT_EQ(RuntimeType(DType::kQ5_0), DType::kQ8_0);
   EXPECT_EQ(RuntimeType(DType::kIQ4_NL), DType::kQ8_0);
-  for (const DType type : {DType::kF16, DType::kQ4_1, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K}) {
+  for (const DType type : {DType::kF16, DType::kQ4_1, DType::kQ5_1}) {
     EXPECT_EQ(RuntimeType(type), DType::kF32);
   }
   EXPECT_EQ(CommonType(DType::kQ4_0, DType::kQ4_0), DType::kQ4_0);

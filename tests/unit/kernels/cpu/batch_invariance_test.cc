@@ -23,7 +23,8 @@ TEST_P(BatchInvarianceTest, RowCasesAreTheSameInAnyCompany) {
 TEST_P(BatchInvarianceTest, ProductsOfManyRowsBeginLikeThoseOfFew) {
   constexpr int64_t kRows = 150;  // more than a tile
   constexpr int64_t kCols = 512;
-  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ6_K}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K,
+                           DType::kQ5_K, DType::kQ6_K}) {
     const std::unique_ptr<CpuBackend> backend = GetParam().Create();
     const std::unique_ptr<CpuBackend> single = CpuPath{GetParam().kernels, GetParam().activations, 1}.Create();
     OpRun run(*backend, 7);

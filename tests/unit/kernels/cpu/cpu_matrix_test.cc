@@ -22,7 +22,8 @@ std::vector<std::byte> RandomBytes(int64_t count) {
 
 TEST(CpuMatrixTest, RowsComeBackAsTheyWere) {
   ThreadPool pool(2);
-  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ6_K}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K,
+                           DType::kQ5_K, DType::kQ6_K}) {
     constexpr int64_t kItems = 2;
     constexpr int64_t kRows = 37;
     constexpr int64_t kCols = 512;

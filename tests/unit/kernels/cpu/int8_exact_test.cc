@@ -36,6 +36,9 @@ std::byte NumberByte(std::mt19937& random, Numbers numbers, DType type, int64_t 
 void PutScale(std::byte* block, DType type) {
   const uint16_t one = F32ToF16(0x1p-6F);
   std::memcpy(block + (type == DType::kQ6_K ? 208 : 0), &one, sizeof one);
+  if (type == DType::kQ4_K || type == DType::kQ5_K) {  // of the minima
+    std::memcpy(block + 2, &one, sizeof one);
+  }
 }
 
 std::vector<std::byte> Weights(DType type, Numbers numbers) {
@@ -55,7 +58,7 @@ std::vector<std::byte> Weights(DType type, Numbers numbers) {
 
 // Columns of activations that share a scale (see QuantRows).
 size_t BlockOf(DType type) {
-  return type == DType::kQ4_0 ? 8 : type == DType::kQ6_K ? 16 : 32;
+  return type == DType::kQ8_0 ? 32 : type == DType::kQ6_K ? 16 : 8;
 }
 
 std::vector<float> WholeActivations(DType type, bool extreme) {
@@ -80,7 +83,7 @@ std::vector<float> WholeActivations(DType type, bool extreme) {
 
 TEST(Int8ExactTest, WholeActivationsLoseNothing) {
   for (const KernelTable* kernels : SupportedKernels()) {
-    for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ6_K}) {
+    for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
       for (const Numbers numbers : {Numbers::kRandom, Numbers::kLowest, Numbers::kHighest, Numbers::kAlternating}) {
         for (const bool extreme : {false, true}) {
           const std::vector<std::byte> file = Weights(type, numbers);
