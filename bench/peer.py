@@ -59,10 +59,23 @@ def build(folder):
     source = os.path.join(folder, "llama.cpp")
     if not os.path.isdir(source):
         fetch(source)
+    keep_tile_shapes(source)
     say(f"Building llama.cpp in {source}; this takes some minutes")
     run(["cmake", "-S", source, "-B", f"{source}/build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF",
          "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"])
     run(["cmake", "--build", f"{source}/build", "-j", str(os.cpu_count()), "--target", *PROGRAMS])
+
+
+def keep_tile_shapes(source):
+    """GCC 12's header says that loading shapes of AMX tiles reads 8 bytes of 64; the compiler then drops the others, and llama.cpp dies
+    of an illegal instruction on processors with AMX. One more operand keeps them."""
+    path = os.path.join(source, "ggml/src/ggml-cpu/amx/mmq.cpp")
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    call, kept = "    _tile_loadconfig(&tc);", '    asm volatile("" : : "m"(tc)); _tile_loadconfig(&tc);'
+    if call in text:
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text.replace(call, kept))
 
 
 def fetch(source):

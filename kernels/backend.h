@@ -360,7 +360,7 @@ struct ChooseArgs {
 // ---- The contract -----------------------------------------------------------------------------------------------
 
 enum class Activations {
-  kDefault,  // int8 against Q4_0 (a scale for 8 columns), Q8_0 (32), Q6_K (16); F32 against F32, BF16 and SFP8
+  kDefault,  // whole numbers against Q4_0, Q8_0, Q4_K, Q5_K, Q6_K: of how many bits is the backend's; F32 else
   kF32,      // F32 against every type
 };
 

@@ -81,16 +81,30 @@ class CpuBackend : public HostBackend {
   bool UsesInt8(const CpuMatrix& m) const {
     return activations_ == Activations::kDefault && kernels_.panel_int8[static_cast<int>(m.type)] != nullptr;
   }
-  // product.cc: quantises rows into `scratch` if the matrix wants that.
-  Input Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows, Scratch& scratch);
-  // One group times rows [first, first + tokens) of the input, or those of index.
-  void RunPanel(const CpuMatrix& m, int64_t item, int64_t group, const Input& input, int64_t tokens,
-                const int32_t* index, float scale, float* out, int64_t out_stride) const;
+  // Rows of F32 activations: row i, or index[i], of `data`.
+  struct Rows {
+    const float* data = nullptr;
+    int64_t stride = 0;
+    int64_t count = 0;
+    const int32_t* index = nullptr;
+    const float* Row(int64_t i) const { return data + (index != nullptr ? index[i] : i) * stride; }
+  };
+  bool UsesTiles(const CpuMatrix& m, int64_t tokens) const {
+    return UsesInt8(m) && tokens >= kMinTileTokens && kernels_.tiles_int8[static_cast<int>(m.type)] != nullptr;
+  }
+  // product.cc: quantises rows into `scratch` if the matrix wants that, and gathers them there if they have an index.
+  Input Prepare(const CpuMatrix& m, const Rows& in, Scratch& scratch);
+  // Groups of a matrix times the first `tokens` rows of the input.
+  void RunPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens, float scale,
+                 float* out, int64_t out_stride) const;
   // The same of a gated pair: gate rows begin at group 0, up rows at row `width`, a whole number of groups.
-  void RunGatedPanel(const CpuMatrix& m, int64_t item, int64_t group, const Input& input, int64_t tokens,
-                     const int32_t* index, float* out, int64_t out_stride) const;
+  void RunGatedPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens, float* out,
+                      int64_t out_stride) const;
   static Input From(const Input& input, int64_t first);
-  int64_t Tile(int64_t cols) const;
+  // Rows of activations that are computed together at most.
+  int64_t Tile(const CpuMatrix& m) const;
+  // Of `groups` groups that threads share out.
+  int64_t GroupsAtATime(const CpuMatrix& m, int64_t groups, int64_t tokens) const;
 
   // 1 / sqrt(mean(x^2) + eps).
   float InverseRms(const float* x, int64_t n, float eps) const;

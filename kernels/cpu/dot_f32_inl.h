@@ -120,7 +120,7 @@ struct Q4_0F32 {
   }
   template <int kTokens>
   static inline void All(const std::byte* p, int64_t cols, const float* const (&in)[kTokens], Sums<kTokens>& total) {
-    for (int64_t col = 0; col < cols; col += 32, p += Q4_0Int8::kGroupBytes) {
+    for (int64_t col = 0; col < cols; col += 32, p += Q4_0::kGroupBytes) {
       Sums<kTokens> part;
       Clear<kTokens>(part);
       for (int c = 0; c < 4; ++c) {
@@ -249,7 +249,7 @@ void F32Tokens(const PanelArgs& a, int64_t first) {
   Sums<kTokens> total;
   Clear<kTokens>(total);
   for (int t = 0; t < kTokens; ++t) {
-    in[t] = a.in + RowOf(a, first + t) * a.in_stride;
+    in[t] = a.in + (first + t) * a.in_stride;
   }
   Weights::template All<kTokens>(a.group, a.cols, in, total);
   for (int t = 0; t < kTokens; ++t) {

@@ -1,5 +1,6 @@
-// Products of quantised weights with activations in signed bytes. Integer sums are exact; a block's sum then enters an
-// F32 total by one fused step, block after block, so a row's bits depend on nothing but the row.
+// Products of quantised weights with activations in signed bytes; Q4_0, Q4_K and Q5_K in eights_inl.h or sliced_inl.h.
+// Integer sums are exact; a block's sum then enters an F32 total by one fused step, block after block, so a row's bits
+// depend on nothing but the row.
 #pragma once
 
 namespace alphecca::kernels::cpu {
@@ -11,7 +12,7 @@ inline constexpr int kParts = kGroupRows / kLanes;
 struct QuantRow {
   const int8_t* q;
   const float* d;         // Q8_0, Q6_K
-  const int32_t* scales;  // Q4_0
+  const int32_t* scales;  // of eights
   const int32_t* corrections;
   float scale;
 };
@@ -25,76 +26,8 @@ inline QuantRow RecordAt(const std::byte* record, int64_t cols) {
 
 // Group layout per block of 32 columns: d f16 [16 rows], then 4 runs of [16 rows][4 bytes]: bytes of run c hold columns
 // 4c..4c+3 in their low halves, 16 + 4c.. in their high ones.
-struct Q4_0Int8 {
-  static constexpr int kBlock = 32;
+struct Q4_0 {
   static constexpr int64_t kGroupBytes = 18 * kGroupRows;
-
-  // The sub-blocks 8 * half.. and 16 + 8 * half.., which two runs hold. Their sums enter that of the block times their
-  // scales.
-  template <int kTokens>
-  static inline void Half(const std::byte* runs, const int8_t* const (&q)[kTokens],
-                          const int32_t* const (&scales)[kTokens], I (&sum)[kTokens][kParts]) {
-    I weights[2][kParts];
-    [[maybe_unused]] I low[kTokens][kParts];
-    for (int c = 0; c < 2; ++c) {
-      for (int v = 0; v < kParts; ++v) {
-        weights[c][v] = And(LoadBytes(runs + c * 4 * kGroupRows + v * 4 * kLanes), 0x0F);
-      }
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      for (int v = 0; v < kParts; ++v) {
-        const I dot = DotEight(weights[0][v], Four(q[t]), weights[1][v], Four(q[t] + 4));
-        if constexpr (kScalesInPairs) {
-          low[t][v] = dot;
-        } else {
-          sum[t][v] = AddScaled(sum[t][v], dot, scales[t]);
-        }
-      }
-    }
-    for (int c = 0; c < 2; ++c) {
-      for (int v = 0; v < kParts; ++v) {
-        weights[c][v] = And(ShiftRight<4>(LoadBytes(runs + c * 4 * kGroupRows + v * 4 * kLanes)), 0x0F);
-      }
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      for (int v = 0; v < kParts; ++v) {
-        const I dot = DotEight(weights[0][v], Four(q[t] + 16), weights[1][v], Four(q[t] + 20));
-        if constexpr (kScalesInPairs) {
-          sum[t][v] = AddScaledPair(sum[t][v], low[t][v], dot, scales[t]);
-        } else {
-          sum[t][v] = AddScaled(sum[t][v], dot, scales[t] + 1);
-        }
-      }
-    }
-  }
-
-  template <int kTokens>
-  static inline void Block(const std::byte* p, int64_t block, const QuantRow (&rows)[kTokens],
-                           F (&total)[kTokens][kParts]) {
-    I sum[kTokens][kParts];
-    for (int t = 0; t < kTokens; ++t) {
-      for (int v = 0; v < kParts; ++v) {
-        sum[t][v] = BeginSum(rows[t].corrections + block);
-      }
-    }
-// Not unrolled: GCC would then hold back the additions and spill their terms.
-#pragma GCC unroll 1
-    for (int half = 0; half < 2; ++half) {
-      const int8_t* q[kTokens];
-      const int32_t* scales[kTokens];
-      for (int t = 0; t < kTokens; ++t) {
-        q[t] = rows[t].q + block * 32 + 8 * half;
-        scales[t] = rows[t].scales + block * 4 + 2 * half;
-      }
-      Half(p + 2 * kGroupRows + half * 8 * kGroupRows, q, scales, sum);
-    }
-    for (int v = 0; v < kParts; ++v) {
-      const F d = LoadF16(p + v * 2 * kLanes);
-      for (int t = 0; t < kTokens; ++t) {
-        total[t][v] = Fma(ToFloat(sum[t][v]), d, total[t][v]);
-      }
-    }
-  }
 };
 
 // Per block of 32 columns: d f16 [16 rows], then 8 runs of [16 rows][4 columns].
@@ -288,9 +221,6 @@ inline void StoreResult(const PanelArgs& a, int64_t token, const F (&total)[kPar
     }
   }
 }
-inline int64_t RowOf(const PanelArgs& a, int64_t token) {
-  return a.index != nullptr ? a.index[token] : token;
-}
 
 // The last tokens of a panel ask for the next group, which lies behind this one, so that it comes while sums are
 // formed.
@@ -300,7 +230,7 @@ void Int8Tokens(const PanelArgs& a, int64_t first) {
   QuantRow rows[kTokens];
   F total[kTokens][kParts];
   for (int t = 0; t < kTokens; ++t) {
-    rows[t] = RecordAt(a.quant.data + RowOf(a, first + t) * a.quant.stride, a.cols);
+    rows[t] = RecordAt(a.quant.data + (first + t) * a.quant.stride, a.cols);
     for (int v = 0; v < kParts; ++v) {
       total[t][v] = Zero();
     }
@@ -351,7 +281,7 @@ void Q6_KPanel(const PanelArgs& a) {
     QuantRow rows[kSlab];
     F total[kSlab][kParts];
     for (int t = 0; t < tokens; ++t) {
-      rows[t] = RecordAt(a.quant.data + RowOf(a, first + t) * a.quant.stride, a.cols);
+      rows[t] = RecordAt(a.quant.data + (first + t) * a.quant.stride, a.cols);
       for (int v = 0; v < kParts; ++v) {
         total[t][v] = Zero();
       }
@@ -404,58 +334,6 @@ inline I Rounded(F x, float factor) {
   return Round(Min(Max(Mul(x, Set(factor)), Set(-127.0F)), Set(127.0F)));
 }
 
-inline F LoadEight(const float* x) {
-  return kLanes == 8 ? Load(x) : LoadN(x, 8);
-}
-
-// q = x * factor of eight numbers, to the nearest. Returns their sum.
-inline int32_t RoundEight(const float* x, float factor, int8_t* q) {
-  const I rounded = Rounded(LoadEight(x), factor);
-  int8_t bytes[kLanes];
-  StoreI8(bytes, rounded);
-  __builtin_memcpy(q, bytes, 8);
-  return static_cast<int32_t>(Sum(ToFloat(rounded)));
-}
-
-// Q4_0, Q4_K, Q5_K: see QuantRows. The scales of eights that one vector's halves or two runs hold stand in pairs: first
-// and third of 32 columns for Q4_0, else neighbours.
-void QuantiseInEights(const float* in, int64_t cols, DType type, std::byte* record) {
-  const QuantRecord at(cols);
-  auto* q = reinterpret_cast<int8_t*>(record);
-  auto* scales = reinterpret_cast<int32_t*>(record + at.scales);
-  auto* corrections = reinterpret_cast<int32_t*>(record + at.corrections);
-  float largest = 0.0F;
-  for (int64_t eight = 0; eight < cols / 8; ++eight) {
-    const float of_eight = Largest(Abs(LoadEight(in + 8 * eight)));
-    largest = of_eight > largest ? of_eight : largest;
-    __builtin_memcpy(scales + eight, &of_eight, sizeof of_eight);  // until its scale takes the place
-  }
-  // Below this the smallest steps would be denormal.
-  const bool tiny = !(largest > 1e-30F);
-  const auto top = static_cast<float>(kLargestScale);
-  const float per_step = tiny ? 0.0F : top / largest;
-  for (int64_t block = 0; block < cols / 32; ++block) {
-    int32_t scale[4];
-    int32_t sum = 0;
-    for (int i = 0; i < 4; ++i) {
-      const int64_t eight = 4 * block + i;
-      float steps = 0.0F;
-      __builtin_memcpy(&steps, scales + eight, sizeof steps);
-      steps *= per_step;  // rounded up, so that no number passes 127
-      scale[i] = steps < top ? static_cast<int32_t>(steps) : kLargestScale;
-      scale[i] += static_cast<float>(scale[i]) < steps || scale[i] == 0 ? 1 : 0;
-      const float factor = 127.0F * per_step / static_cast<float>(scale[i]);
-      sum += scale[i] * RoundEight(in + 8 * eight, factor, q + 8 * eight);
-    }
-    const int second = type == DType::kQ4_0 ? 2 : 1;
-    PutScales(scale[0], scale[second], scales + 4 * block);
-    PutScales(scale[3 - second], scale[3], scales + 4 * block + 2);
-    corrections[block] = -8 * sum;
-  }
-  const float row_scale = (tiny ? 0.0F : largest / (127.0F * top)) + Poison(in, cols);
-  __builtin_memcpy(record + at.row_scale, &row_scale, sizeof row_scale);
-}
-
 // Q8_0, Q6_K: d = max |x| / 127, q = x / d to the nearest.
 template <int kSize>
 void QuantiseInBlocks(const float* in, int64_t cols, DType type, std::byte* record) {
@@ -481,17 +359,6 @@ void QuantiseInBlocks(const float* in, int64_t cols, DType type, std::byte* reco
   }
   const float one = 1.0F;
   __builtin_memcpy(record + at.row_scale, &one, sizeof one);
-}
-
-// A value that is not finite makes the scale of its block or row NaN or infinite.
-void Quantise(const float* in, int64_t cols, DType type, std::byte* record) {
-  if (type == DType::kQ4_0 || type == DType::kQ4_K || type == DType::kQ5_K) {
-    QuantiseInEights(in, cols, type, record);
-  } else if (type == DType::kQ6_K) {
-    QuantiseInBlocks<16>(in, cols, type, record);
-  } else {
-    QuantiseInBlocks<32>(in, cols, type, record);
-  }
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Products of weights that have a scale and a minimum for every 32 columns, Q4_K and Q5_K: w = scale * number -
-// minimum. In int8 a block's minimum meets the sum of its activations, which their record holds as a correction.
+// Weights that have a scale and a minimum for every 32 columns, Q4_K and Q5_K: w = scale * number - minimum; their
+// products with F32 activations.
 #pragma once
 
 namespace alphecca::kernels::cpu {
@@ -64,81 +64,6 @@ inline void LoadMinima(const std::byte* block, Minima& to) {
     }
   }
 }
-
-template <class Type>
-struct MinimaInt8 {
-  static constexpr int kBlock = 256;
-  static constexpr int64_t kGroupBytes = Type::kGroupBytes;
-
-  // Sixteen columns of a sub-block, which begin at run c.
-  template <int kTokens>
-  static inline void Half(const std::byte* block, int sub, int c, const int8_t* const (&q)[kTokens],
-                          const int32_t* const (&scales)[kTokens], I (&sum)[kTokens][kParts]) {
-    [[maybe_unused]] I low[kTokens][kParts];
-    for (int eight = 0; eight < 2; ++eight) {
-      I weights[2][kParts];
-      for (int i = 0; i < 2; ++i) {
-        for (int v = 0; v < kParts; ++v) {
-          weights[i][v] = Type::Numbers(block, sub, c + 2 * eight + i, v);
-        }
-      }
-      for (int t = 0; t < kTokens; ++t) {
-        const int8_t* at = q[t] + 8 * eight;
-        for (int v = 0; v < kParts; ++v) {
-          const I dot = DotEight(weights[0][v], Four(at), weights[1][v], Four(at + 4));
-          if constexpr (!kScalesInPairs) {
-            sum[t][v] = AddScaled(sum[t][v], dot, scales[t] + eight);
-          } else if (eight == 0) {
-            low[t][v] = dot;
-          } else {
-            sum[t][v] = AddScaledPair(sum[t][v], low[t][v], dot, scales[t]);
-          }
-        }
-      }
-    }
-  }
-
-  template <int kTokens>
-  static inline void SubBlock(const std::byte* p, int64_t block, int sub, const QuantRow (&rows)[kTokens],
-                              const Minima& minima, F (&total)[kTokens][kParts]) {
-    const int64_t at = 8 * block + sub;  // of the row's sub-blocks
-    I sum[kTokens][kParts];
-    for (int t = 0; t < kTokens; ++t) {
-      for (int v = 0; v < kParts; ++v) {
-        sum[t][v] = BeginSignedSum();
-      }
-    }
-// Not unrolled: GCC would then hold back the additions and spill their terms.
-#pragma GCC unroll 1
-    for (int half = 0; half < 2; ++half) {
-      const int8_t* q[kTokens];
-      const int32_t* scales[kTokens];
-      for (int t = 0; t < kTokens; ++t) {
-        q[t] = rows[t].q + at * 32 + 16 * half;
-        scales[t] = rows[t].scales + at * 4 + 2 * half;
-      }
-      Half(p, sub, 4 * half, q, scales, sum);
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      const F activations = Set(0.125F * static_cast<float>(rows[t].corrections[at]));  // minus their sum
-      for (int v = 0; v < kParts; ++v) {
-        total[t][v] = Fma(ToFloat(sum[t][v]), minima.scale[sub][v], total[t][v]);
-        total[t][v] = Fma(activations, minima.minimum[sub][v], total[t][v]);
-      }
-    }
-  }
-
-  template <int kTokens>
-  static inline void Block(const std::byte* p, int64_t block, const QuantRow (&rows)[kTokens],
-                           F (&total)[kTokens][kParts]) {
-    Minima minima;
-    LoadMinima(p, minima);
-#pragma GCC unroll 1
-    for (int sub = 0; sub < 8; ++sub) {
-      SubBlock(p, block, sub, rows, minima, total);
-    }
-  }
-};
 
 template <class Type>
 struct MinimaF32 {

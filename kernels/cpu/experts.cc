@@ -61,12 +61,16 @@ Sorted SortByExpert(const Tensor& ids, int64_t rows, int64_t items, int64_t tile
   return sorted;
 }
 
-// Calls f(tile, group) for all of them.
+// Calls f(tile, groups) for all of them, at most kMaxGroups groups at once.
 template <typename Function>
 void ForTiles(ThreadPool& pool, const Sorted& sorted, int64_t groups, Function f) {
-  pool.Run(static_cast<int64_t>(sorted.tiles.size()) * groups, 2, [&](int64_t begin, int64_t end, int) {
+  const auto tiles = static_cast<int64_t>(sorted.tiles.size());
+  const int64_t step = std::clamp<int64_t>(tiles * groups / (4 * pool.threads()), 1, kMaxGroups);
+  const int64_t pieces = (groups + step - 1) / step;
+  pool.Run(tiles * pieces, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      f(sorted.tiles[static_cast<size_t>(i / groups)], i % groups);
+      const int64_t first = i % pieces * step;
+      f(sorted.tiles[static_cast<size_t>(i / pieces)], Range{first, std::min(first + step, groups)});
     }
   });
 }
@@ -114,7 +118,7 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
   if (rows == 0) {
     return;
   }
-  const Sorted sorted = SortByExpert(a.ids, rows, gate_up.items, Tile(std::max(gate_up.cols, down.cols)));
+  const Sorted sorted = SortByExpert(a.ids, rows, gate_up.items, std::min(Tile(gate_up), Tile(down)));
   const auto pairs = static_cast<int64_t>(sorted.token.size());
   if (a.load.data != nullptr) {
     for (const ExpertTile& tile : sorted.tiles) {
@@ -122,17 +126,17 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
     }
   }
 
-  const Input input = Prepare(gate_up, FloatRow(a.in, 0), a.in.stride, rows, quantised_);
+  const Input input = Prepare(gate_up, {FloatRow(a.in, 0), a.in.stride, pairs, sorted.token.data()}, quantised_);
   const bool aligned = width % kGroupRows == 0;
   const int64_t stride = aligned ? width : gate_up.rows;  // else gate and up side by side, the product over the gate
   float* hidden = middle_.Floats(std::max<int64_t>(1, pairs * stride));
-  ForTiles(pool_, sorted, aligned ? width / kGroupRows : gate_up.groups, [&](const ExpertTile& tile, int64_t group) {
-    float* out = hidden + tile.first * stride + group * kGroupRows;
-    const int32_t* index = sorted.token.data() + tile.first;
+  ForTiles(pool_, sorted, aligned ? width / kGroupRows : gate_up.groups, [&](const ExpertTile& tile, Range groups) {
+    float* out = hidden + tile.first * stride + groups.begin * kGroupRows;
+    const Input of_tile = From(input, tile.first);
     if (aligned) {
-      RunGatedPanel(gate_up, tile.expert, group, input, tile.tokens, index, out, stride);
+      RunGatedPanels(gate_up, tile.expert, groups, of_tile, tile.tokens, out, stride);
     } else {
-      RunPanel(gate_up, tile.expert, group, input, tile.tokens, index, 1.0F, out, stride);
+      RunPanels(gate_up, tile.expert, groups, of_tile, tile.tokens, 1.0F, out, stride);
     }
   });
   if (!aligned) {
@@ -142,11 +146,11 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
     });
   }
 
-  const Input middle = Prepare(down, hidden, stride, pairs, quantised_middle_);
+  const Input middle = Prepare(down, {hidden, stride, pairs}, quantised_middle_);
   float* expanded = expanded_.Floats(std::max<int64_t>(1, pairs * down.rows));
-  ForTiles(pool_, sorted, down.groups, [&](const ExpertTile& tile, int64_t group) {
-    RunPanel(down, tile.expert, group, From(middle, tile.first), tile.tokens, nullptr, 1.0F,
-             expanded + tile.first * down.rows + group * kGroupRows, down.rows);
+  ForTiles(pool_, sorted, down.groups, [&](const ExpertTile& tile, Range groups) {
+    RunPanels(down, tile.expert, groups, From(middle, tile.first), tile.tokens, 1.0F,
+              expanded + tile.first * down.rows + groups.begin * kGroupRows, down.rows);
   });
 
   ForRows(rows, a.ids.cols * down.rows, [&](int64_t t, int) {

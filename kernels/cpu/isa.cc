@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace alphecca::kernels::cpu {
@@ -30,6 +32,22 @@ bool HasAvx2() {
 bool HasAvx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+// Tiles with products of bytes, and the system's leave to use their registers, which is asked for once a process.
+bool HasAmx() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  constexpr unsigned kTileInt8 = 3U << 24U;  // AMX-TILE, AMX-INT8
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kTileInt8) != kTileInt8) {
+    return false;
+  }
+  constexpr long kRequest = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  static const bool granted = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  return granted;
 }
 #endif
 
@@ -63,6 +81,9 @@ std::vector<const KernelTable*> SupportedKernels() {
       tables.push_back(&Avx512Kernels());
       if (__builtin_cpu_supports("avx512vnni")) {
         tables.push_back(&Avx512VnniKernels());
+        if (HasAmx()) {
+          tables.push_back(&AmxKernels());
+        }
       }
     }
   }

@@ -16,7 +16,8 @@ namespace alphecca::kernels::cpu {
 inline constexpr int kGroupRows = 16;
 
 // Rows of activations in signed bytes, |q| <= 127, each a record of `stride` bytes that its kind of weights reads:
-//   Q4_0, Q4_K, Q5_K   value = row_scale * scale * q, scale a whole number from 1 to kLargestScale for every 8 columns
+//   Q4_0, Q4_K, Q5_K   value = row_scale * scale * q, scale a whole number from 1 to kLargestScale for every 8 columns;
+//                      with VNNI two bytes a column instead: see sliced_inl.h
 //   Q8_0               value = d * q, d f32 for every 32 columns
 //   Q6_K               value = d * q, d f32 for every 16 columns
 // A scale for 8 columns costs little where sums of bytes are 16 bits wide: the multiplication that widens them takes it
@@ -38,26 +39,44 @@ struct QuantRecord {
   constexpr explicit QuantRecord(int64_t cols)
       : scales(cols), corrections(scales + cols / 8 * 4), row_scale(corrections + cols / 16 * 4) {}
 };
+
+// Where the parts of a sliced record lie: two bytes a column from 0, 64 for every 32 columns, then..
+inline constexpr int kSlabCols = 256;  // columns of activations that share a scale
+struct SlicedRecord {
+  int64_t d;     // f32 [slabs]
+  int64_t sums;  // [cols / 32], of the activations: what a type's minimum or offset meets
+  int64_t bytes;
+  constexpr explicit SlicedRecord(int64_t cols)
+      : d(2 * cols), sums(d + (cols + kSlabCols - 1) / kSlabCols * 4), bytes((sums + cols / 32 * 4 + 63) / 64 * 64) {}
+};
+
+// Room for a record of either form.
 constexpr int64_t QuantRowBytes(int64_t cols) {
-  return (QuantRecord(cols).row_scale + 4 + 63) / 64 * 64;
+  const int64_t plain = (QuantRecord(cols).row_scale + 4 + 63) / 64 * 64;
+  return plain > SlicedRecord(cols).bytes ? plain : SlicedRecord(cols).bytes;
 }
 
-// One group of 16 rows of a matrix times some rows of activations.
+// A group of 16 rows of a matrix times some rows of activations.
 struct PanelArgs {
   const std::byte* group = nullptr;   // see cpu_matrix.h
   const float* row_scales = nullptr;  // [16] or null
   int64_t cols = 0;
-  int64_t tokens = 0;              // rows of activations
-  const int32_t* index = nullptr;  // [tokens] which rows; null: 0, 1, ..
-  const float* in = nullptr;       // F32 activations..
+  int64_t tokens = 0;         // rows of activations
+  const float* in = nullptr;  // F32 activations..
   int64_t in_stride = 0;
   QuantRows quant;  // ..or these
   float scale = 1.0F;
   float* out = nullptr;  // [tokens] rows of `width` values
   int64_t out_stride = 0;
-  int width = kGroupRows;  // rows of the group that exist
+  int width = kGroupRows;  // rows of the (last) group that exist
+  // Of tile panels alone: groups that lie one behind another.
+  int64_t groups = 1;
 };
 using Panel = void (*)(const PanelArgs&);
+// What a tile panel takes at most, and the least that is worth its while.
+inline constexpr int64_t kMaxTokens = 128;
+inline constexpr int64_t kMaxGroups = 8;
+inline constexpr int64_t kMinTileTokens = 12;
 
 // Some query heads of one row against keys first..last, which lie within one chunk.
 struct AttendChunk {
@@ -95,6 +114,8 @@ struct KernelTable {
   // By weight type; null where the type has no such path (panel_int8: IsQuantised only).
   Panel panel_f32[static_cast<int>(DType::kI64) + 1];
   Panel panel_int8[static_cast<int>(DType::kI64) + 1];
+  // Where there is one, the same as panel_int8 for kMinTileTokens rows of activations or more, bit for bit, but faster.
+  Panel tiles_int8[static_cast<int>(DType::kI64) + 1];
   // One row of activations to a record of QuantRowBytes(cols), against weights of `type`.
   void (*quantise)(const float* in, int64_t cols, DType type, std::byte* record);
 
@@ -133,6 +154,7 @@ const KernelTable& ScalarKernels();
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 const KernelTable& Avx512VnniKernels();
+const KernelTable& AmxKernels();
 #endif
 
 }  // namespace alphecca::kernels::cpu

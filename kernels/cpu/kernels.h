@@ -8,6 +8,11 @@
 #include "kernels/cpu/dot_int8_inl.h"
 #include "kernels/cpu/dot_f32_inl.h"
 #include "kernels/cpu/dot_minima_inl.h"
+#if defined(__AVX512VNNI__)
+#include "kernels/cpu/sliced_inl.h"
+#else
+#include "kernels/cpu/eights_inl.h"
+#endif
 #include "kernels/cpu/rows_inl.h"
 #include "kernels/cpu/attend_inl.h"
 #include "kernels/cpu/scan_inl.h"

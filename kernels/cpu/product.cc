@@ -9,17 +9,17 @@ namespace {
 
 // Activations of a tile stay in a core's second-level cache while the groups of a matrix pass.
 constexpr int64_t kTileBytes = 256 << 10;
-constexpr int64_t kMaxTile = 128;
 // Weights that a thread takes at a time.
 constexpr int64_t kPieceBytes = 128 << 10;
 
-int64_t GroupsAtATime(const CpuMatrix& m, int64_t tokens, int threads) {
+}  // namespace
+
+int64_t CpuBackend::GroupsAtATime(const CpuMatrix& m, int64_t groups, int64_t tokens) const {
   // Fewer where many rows make even one group's work long, and so that all threads have some.
   const int64_t by_size = kPieceBytes / std::max<int64_t>(1, m.group_bytes * std::max<int64_t>(1, tokens / 4));
-  return std::clamp<int64_t>(by_size, 1, std::max<int64_t>(1, m.groups / (4 * threads)));
+  const int64_t most = UsesTiles(m, tokens) ? kMaxGroups : by_size;
+  return std::clamp<int64_t>(most, 1, std::max<int64_t>(1, groups / (4 * pool_.threads())));
 }
-
-}  // namespace
 
 CpuBackend::Input CpuBackend::From(const Input& input, int64_t first) {
   Input from = input;
@@ -32,64 +32,81 @@ CpuBackend::Input CpuBackend::From(const Input& input, int64_t first) {
   return from;
 }
 
-int64_t CpuBackend::Tile(int64_t cols) const {
-  return std::clamp<int64_t>(kTileBytes / std::max<int64_t>(1, cols) / 12 * 12, 12, kMaxTile);
+int64_t CpuBackend::Tile(const CpuMatrix& m) const {
+  if (UsesTiles(m, kMaxTokens)) {  // its panels see to the caches themselves
+    return kMaxTokens;
+  }
+  return std::clamp<int64_t>(kTileBytes / std::max<int64_t>(1, m.cols) / 12 * 12, 12, kMaxTokens);
 }
 
-CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows,
-                                      Scratch& scratch) {
+CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const Rows& in, Scratch& scratch) {
   if (!UsesInt8(m)) {
-    return {.rows = rows, .floats = in, .stride = stride, .quant = {}};
+    if (in.index == nullptr) {
+      return {.rows = in.count, .floats = in.data, .stride = in.stride, .quant = {}};
+    }
+    float* data = scratch.Floats(std::max<int64_t>(1, in.count * m.cols));
+    ForRows(in.count, m.cols, [&](int64_t row, int) { std::copy_n(in.Row(row), m.cols, data + row * m.cols); });
+    return {.rows = in.count, .floats = data, .stride = m.cols, .quant = {}};
   }
   const int64_t record = QuantRowBytes(m.cols);
-  std::byte* data = scratch.Bytes(std::max<int64_t>(1, rows * record));
-  ForRows(rows, m.cols,
-          [&](int64_t row, int) { kernels_.quantise(in + row * stride, m.cols, m.type, data + row * record); });
-  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {data, record}};
+  std::byte* data = scratch.Bytes(std::max<int64_t>(1, in.count * record));
+  ForRows(in.count, m.cols,
+          [&](int64_t row, int) { kernels_.quantise(in.Row(row), m.cols, m.type, data + row * record); });
+  return {.rows = in.count, .floats = nullptr, .stride = 0, .quant = {data, record}};
 }
 
-void CpuBackend::RunPanel(const CpuMatrix& m, int64_t item, int64_t group, const Input& input, int64_t tokens,
-                          const int32_t* index, float scale, float* out, int64_t out_stride) const {
-  const Panel panel = input.quant.data != nullptr ? kernels_.panel_int8[static_cast<int>(m.type)]
-                                                  : kernels_.panel_f32[static_cast<int>(m.type)];
-  panel({.group = m.Group(item, group),
-         .row_scales = m.GroupScales(item, group),
-         .cols = m.cols,
-         .tokens = tokens,
-         .index = index,
-         .in = input.floats,
-         .in_stride = input.stride,
-         .quant = input.quant,
-         .scale = scale,
-         .out = out,
-         .out_stride = out_stride,
-         .width = m.GroupWidth(group)});
+void CpuBackend::RunPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens,
+                           float scale, float* out, int64_t out_stride) const {
+  const auto type = static_cast<int>(m.type);
+  const bool tiles = UsesTiles(m, tokens);
+  const Panel panel = tiles                         ? kernels_.tiles_int8[type]
+                      : input.quant.data != nullptr ? kernels_.panel_int8[type]
+                                                    : kernels_.panel_f32[type];
+  const int64_t step = tiles ? kMaxGroups : 1;
+  for (int64_t group = groups.begin; group < groups.end; group += step) {
+    const int64_t end = std::min(group + step, groups.end);
+    panel({.group = m.Group(item, group),
+           .row_scales = m.GroupScales(item, group),
+           .cols = m.cols,
+           .tokens = tokens,
+           .in = input.floats,
+           .in_stride = input.stride,
+           .quant = input.quant,
+           .scale = scale,
+           .out = out + (group - groups.begin) * kGroupRows,
+           .out_stride = out_stride,
+           .width = m.GroupWidth(end - 1),
+           .groups = end - group});
+  }
 }
 
-void CpuBackend::RunGatedPanel(const CpuMatrix& m, int64_t item, int64_t group, const Input& input, int64_t tokens,
-                               const int32_t* index, float* out, int64_t out_stride) const {
-  float up[kMaxTile][kGroupRows];
-  Check(tokens <= kMaxTile, "tokens of a gated panel");
-  RunPanel(m, item, group, input, tokens, index, 1.0F, out, out_stride);
-  RunPanel(m, item, group + m.groups / 2, input, tokens, index, 1.0F, up[0], kGroupRows);
-  for (int64_t t = 0; t < tokens; ++t) {
-    kernels_.gelu_mul(out + t * out_stride, up[t], kGroupRows, out + t * out_stride);
+void CpuBackend::RunGatedPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens,
+                                float* out, int64_t out_stride) const {
+  float up[kMaxTokens * kMaxGroups * kGroupRows];
+  Check(tokens <= kMaxTokens, "tokens of a gated panel");
+  for (int64_t begin = groups.begin; begin < groups.end; begin += kMaxGroups) {
+    const Range some = {begin, std::min(begin + kMaxGroups, groups.end)};
+    const Range of_up = {some.begin + m.groups / 2, some.end + m.groups / 2};
+    const int64_t width = some.size() * kGroupRows;
+    float* gate = out + (begin - groups.begin) * kGroupRows;
+    RunPanels(m, item, some, input, tokens, 1.0F, gate, out_stride);
+    RunPanels(m, item, of_up, input, tokens, 1.0F, up, width);
+    for (int64_t t = 0; t < tokens; ++t) {
+      kernels_.gelu_mul(gate + t * out_stride, up + t * width, width, gate + t * out_stride);
+    }
   }
 }
 
 void CpuBackend::MatMul(Stream&, const MatMulArgs& a) {
   const CpuMatrix& m = Cpu(*a.matrix);
   Check(a.in.cols == m.cols && a.out.cols == m.rows && a.out.rows == a.in.rows, "MatMul: shapes of in, matrix, out");
-  const Input input = Prepare(m, FloatRow(a.in, 0), a.in.stride, a.in.rows, quantised_);
-  const int64_t tile = Tile(m.cols);
+  const Input input = Prepare(m, {FloatRow(a.in, 0), a.in.stride, a.in.rows}, quantised_);
+  const int64_t tile = Tile(m);
   for (int64_t first = 0; first < a.in.rows; first += tile) {
     const Input rows = From(input, first);
     const int64_t tokens = std::min(tile, rows.rows);
-    pool_.Run(m.groups, GroupsAtATime(m, tokens, pool_.threads()), [&](int64_t begin, int64_t end, int) {
-      for (int64_t group = begin; group < end; ++group) {
-        RunPanel(m, 0, group, rows, tokens, nullptr, a.scale, FloatRow(a.out, first) + group * kGroupRows,
-                 a.out.stride);
-      }
+    pool_.Run(m.groups, GroupsAtATime(m, m.groups, tokens), [&](int64_t begin, int64_t end, int) {
+      RunPanels(m, 0, {begin, end}, rows, tokens, a.scale, FloatRow(a.out, first) + begin * kGroupRows, a.out.stride);
     });
   }
 }
@@ -107,15 +124,13 @@ void CpuBackend::GatedMatMul(Stream& stream, const GatedMatMulArgs& a) {
     });
     return;
   }
-  const Input input = Prepare(m, FloatRow(a.in, 0), a.in.stride, a.in.rows, quantised_);
-  const int64_t tile = Tile(m.cols);
+  const Input input = Prepare(m, {FloatRow(a.in, 0), a.in.stride, a.in.rows}, quantised_);
+  const int64_t tile = Tile(m);
   for (int64_t first = 0; first < a.in.rows; first += tile) {
     const Input rows = From(input, first);
     const int64_t tokens = std::min(tile, rows.rows);
-    pool_.Run(width / kGroupRows, GroupsAtATime(m, tokens, pool_.threads()), [&](int64_t begin, int64_t end, int) {
-      for (int64_t group = begin; group < end; ++group) {
-        RunGatedPanel(m, 0, group, rows, tokens, nullptr, FloatRow(a.out, first) + group * kGroupRows, a.out.stride);
-      }
+    pool_.Run(width / kGroupRows, GroupsAtATime(m, width / kGroupRows, tokens), [&](int64_t begin, int64_t end, int) {
+      RunGatedPanels(m, 0, {begin, end}, rows, tokens, FloatRow(a.out, first) + begin * kGroupRows, a.out.stride);
     });
   }
 }

@@ -189,7 +189,6 @@ inline I EndScaledSum(I sum, const std::byte* scales) {
   return {_mm256_madd_epi16(sum.v, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(s, s)))};
 }
 // A scale stands twice in its word, for both 16-bit sums of a lane.
-inline constexpr bool kScalesInPairs = false;
 inline I DotEight(I w0, I a0, I w1, I a1) {
   return {_mm256_add_epi16(_mm256_maddubs_epi16(w0.v, a0.v), _mm256_maddubs_epi16(w1.v, a1.v))};
 }

@@ -196,18 +196,28 @@ inline I EndScaledSum(I sum, const std::byte* scales) {
   return {_mm512_mullo_epi32(sum.v, Scales(scales))};
 }
 
-// Sums of eight fit 16 bits: two share a lane, as their scales share a word.
-inline constexpr bool kScalesInPairs = true;
-inline I DotEight(I w0, I a0, I w1, I a1) {
-  return {_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w0.v, a0.v), w1.v, a1.v)};
+// For sliced_inl.h and tiles_inl.h, which only this path has.
+inline I SetInt(int32_t x) {
+  return {_mm512_set1_epi32(x)};
 }
-inline I AddScaledPair(I sum, I low, I high, const int32_t* scales) {
-  const __m512i both = _mm512_mask_blend_epi16(0xAAAAAAAAU, low.v, _mm512_slli_epi32(high.v, 16));
-  return {_mm512_dpwssd_epi32(sum.v, both, _mm512_set1_epi32(*scales))};
+inline I AddInts(I a, I b) {
+  return {_mm512_add_epi32(a.v, b.v)};
 }
-inline void PutScales(int32_t low, int32_t high, int32_t* to) {
-  to[0] = low | high << 16;
-  to[1] = 0;
+inline I SubInts(I a, I b) {
+  return {_mm512_sub_epi32(a.v, b.v)};
+}
+template <int kBits>
+inline I ShiftRightSigned(I a) {
+  return {_mm512_srai_epi32(a.v, kBits)};
+}
+inline int32_t SumInts(I a) {
+  return _mm512_reduce_add_epi32(a.v);
+}
+inline I SubBytes(I a, int x) {
+  return {_mm512_sub_epi8(a.v, _mm512_set1_epi8(static_cast<char>(x)))};
+}
+inline void StoreBytes(int8_t* p, I a) {
+  _mm512_storeu_si512(p, a.v);
 }
 
 #else
@@ -224,7 +234,6 @@ inline I EndScaledSum(I sum, const std::byte* scales) {
 }
 
 // A scale stands twice in its word, for both 16-bit sums of a lane.
-inline constexpr bool kScalesInPairs = false;
 inline I DotEight(I w0, I a0, I w1, I a1) {
   return {_mm512_add_epi16(_mm512_maddubs_epi16(w0.v, a0.v), _mm512_maddubs_epi16(w1.v, a1.v))};
 }

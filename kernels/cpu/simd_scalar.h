@@ -224,15 +224,14 @@ inline I EndScaledSum(I sum, const std::byte* scales) {
 }
 
 // Sums of eight columns, from four each of two vectors of weights at most 15, enter a sum times whole scales of up to
-// kLargestScale. True where AddScaledPair(sum, low, high, scales) takes two such sums at a time, in place of AddScaled.
-inline constexpr bool kScalesInPairs = false;
+// kLargestScale.
 inline I DotEight(I w0, I a0, I w1, I a1) {
   return DotUnsigned(DotUnsigned(Each<I>([](int) { return 0; }), w0, a0), w1, a1);
 }
 inline I AddScaled(I sum, I dot, const int32_t* scale) {
   return Each<I>([&](int i) { return sum.v[i] + dot.v[i] * *scale; });
 }
-// The words that AddScaled (one each) or AddScaledPair (both) read.
+// The words that AddScaled reads.
 inline void PutScales(int32_t low, int32_t high, int32_t* to) {
   to[0] = low;
   to[1] = high;

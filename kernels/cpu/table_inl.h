@@ -4,6 +4,17 @@
 namespace alphecca::kernels::cpu {
 namespace {
 
+// A value that is not finite makes the scale of its block, slab or row NaN or infinite.
+void Quantise(const float* in, int64_t cols, DType type, std::byte* record) {
+  if (type == DType::kQ8_0) {
+    QuantiseInBlocks<32>(in, cols, type, record);
+  } else if (type == DType::kQ6_K) {
+    QuantiseInBlocks<16>(in, cols, type, record);
+  } else {
+    QuantiseFine(in, cols, type, record);
+  }
+}
+
 constexpr KernelTable MakeTable(const char* name) {
   KernelTable t = {};
   t.name = name;
@@ -16,10 +27,8 @@ constexpr KernelTable MakeTable(const char* name) {
   t.panel_f32[static_cast<int>(DType::kQ5_K)] = F32Panel<MinimaF32<Q5_K>>;
   t.panel_f32[static_cast<int>(DType::kQ6_K)] = F32Panel<Q6_KF32>;
   t.panel_int8[static_cast<int>(DType::kQ8_0)] = Int8Panel<Q8_0Int8, 4>;
-  t.panel_int8[static_cast<int>(DType::kQ4_0)] = Int8Panel<Q4_0Int8, 4>;
-  t.panel_int8[static_cast<int>(DType::kQ4_K)] = Int8Panel<MinimaInt8<Q4_K>, 4>;
-  t.panel_int8[static_cast<int>(DType::kQ5_K)] = Int8Panel<MinimaInt8<Q5_K>, 4>;
   t.panel_int8[static_cast<int>(DType::kQ6_K)] = Q6_KPanel;
+  AddFinePanels(t);
   t.quantise = Quantise;
   t.gelu_mul = GeluMul;
   t.softcap = Softcap;

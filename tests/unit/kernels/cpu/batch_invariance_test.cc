@@ -19,29 +19,40 @@ TEST_P(BatchInvarianceTest, RowCasesAreTheSameInAnyCompany) {
   }
 }
 
-// Rows [0, T) of the same activations for growing T.
+// Rows [0, T) of the same activations for growing T, against a matrix of [rows, cols].
+void ExpectRowsAlikeInAnyNumber(const CpuPath& path, DType type, int64_t rows, int64_t cols) {
+  constexpr int64_t kTokens = 150;  // more than a tile
+  const std::unique_ptr<CpuBackend> backend = path.Create();
+  const std::unique_ptr<CpuBackend> single = CpuPath{path.kernels, path.activations, 1}.Create();
+  OpRun run(*backend, 7);
+  const Matrix& m = run.Weights(1, rows, cols, type);
+  const Tensor in = run.Random(kTokens, cols);
+  const Tensor each = run.Empty(kTokens, rows);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    single->MatMul(run.stream(), {.in = {FloatRow(in, t), DType::kF32, 1, cols, in.stride},
+                                  .matrix = &m,
+                                  .out = {FloatRow(each, t), DType::kF32, 1, rows, each.stride}});
+  }
+  const std::vector<float> want = run.Get(each);
+  for (const int64_t tokens : {2, 3, 4, 5, 8, 15, 16, 17, 31, 64, 129, 150}) {
+    Tensor some = in;
+    some.rows = tokens;
+    const Tensor out = run.Empty(tokens, rows);
+    backend->MatMul(run.stream(), {.in = some, .matrix = &m, .out = out});
+    const std::vector<float> got = run.Get(out);
+    EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
+        << TypeName(type) << " [" << rows << ", " << cols << "], " << tokens << " rows";
+  }
+}
+
 TEST_P(BatchInvarianceTest, ProductsOfManyRowsBeginLikeThoseOfFew) {
-  constexpr int64_t kRows = 150;  // more than a tile
-  constexpr int64_t kCols = 512;
   for (const DType type : {DType::kF32, DType::kBF16, DType::kSFP8, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K,
                            DType::kQ5_K, DType::kQ6_K}) {
-    const std::unique_ptr<CpuBackend> backend = GetParam().Create();
-    const std::unique_ptr<CpuBackend> single = CpuPath{GetParam().kernels, GetParam().activations, 1}.Create();
-    OpRun run(*backend, 7);
-    const Matrix& m = run.Weights(1, 37, kCols, type);
-    const Tensor in = run.Random(kRows, kCols);
-    const Tensor all = run.Empty(kRows, 37);
-    single->MatMul(run.stream(), {.in = in, .matrix = &m, .out = all});
-    const std::vector<float> want = run.Get(all);
-    for (const int64_t rows : {1, 2, 3, 5, 8, 17, 64, 150}) {
-      Tensor some = in;
-      some.rows = rows;
-      const Tensor out = run.Empty(rows, 37);
-      backend->MatMul(run.stream(), {.in = some, .matrix = &m, .out = out});
-      const std::vector<float> got = run.Get(out);
-      EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0) << TypeName(type) << " " << rows;
-    }
+    ExpectRowsAlikeInAnyNumber(GetParam(), type, 37, 512);
   }
+  // More groups than a panel takes at once; slabs of an odd number of blocks, and of one.
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 300, 736);
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 20, 32);
 }
 
 // Each row alone, which cuts its keys among threads, against all in one step.

@@ -1,11 +1,13 @@
-// Products in int8 are exact but for the rounding of activations: where these are whole numbers of at most 127, and 127
-// among them, in every block that has a scale of its own, times a power of two, nothing is rounded, and the product is
-// that of F32. Weights at the ends of their range are where a sum of 16 or 32 bits would overflow, if any did.
+// Products in int8 are exact but for the rounding of activations: where these are whole numbers up to the largest that
+// a record holds, and that one among them, in every stretch that has a scale of its own, times a power of two, nothing
+// is rounded, and the product is that of F32. Weights at the ends of their range are where a sum of 16 or 32 bits would
+// overflow, if any did.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <string>
 
 #include "kernels/quant/quant.h"
 #include "tests/unit/kernels/cpu/cpu_paths.h"
@@ -16,7 +18,7 @@ namespace {
 
 constexpr int64_t kRows = 19;
 constexpr int64_t kCols = 512;
-constexpr int64_t kTokens = 7;
+constexpr int64_t kTokens = 19;
 
 enum class Numbers { kRandom, kLowest, kHighest, kAlternating };
 
@@ -56,27 +58,37 @@ std::vector<std::byte> Weights(DType type, Numbers numbers) {
   return bytes;
 }
 
-// Columns of activations that share a scale (see QuantRows).
-size_t BlockOf(DType type) {
-  return type == DType::kQ8_0 ? 32 : type == DType::kQ6_K ? 16 : 8;
+// Columns of activations that share a scale, and the largest number of its steps (see QuantRows and sliced_inl.h).
+struct Steps {
+  size_t cols;
+  int most;
+};
+Steps StepsOf(const KernelTable& kernels, DType type) {
+  const bool fine = type == DType::kQ4_0 || type == DType::kQ4_K || type == DType::kQ5_K;
+  const std::string name = kernels.name;
+  if (fine && (name == "avx512vnni" || name == "amx")) {
+    return {kSlabCols, type == DType::kQ5_K ? 127 << 3 : 127 << 4};
+  }
+  return {type == DType::kQ8_0 ? 32U : type == DType::kQ6_K ? 16U : 8U, 127};
 }
 
-std::vector<float> WholeActivations(DType type, bool extreme) {
+std::vector<float> WholeActivations(Steps steps, bool extreme) {
   std::mt19937 random(6);
   std::vector<float> values(static_cast<size_t>(kTokens * kCols));
+  const auto most = static_cast<float>(steps.most);
   float scale = 1.0F;
   for (size_t i = 0; i < values.size(); ++i) {
-    const int x = static_cast<int>(random() % 255U) - 127;
-    const bool first = i % BlockOf(type) == 0;
+    const int x = static_cast<int>(random() % static_cast<unsigned>(2 * steps.most + 1)) - steps.most;
+    const bool first = i % steps.cols == 0;
     if (first) {
       scale = std::ldexp(1.0F, -static_cast<int>(random() % 8U));
     }
-    values[i] = scale * static_cast<float>(extreme || first ? (x < 0 ? -127 : 127) : x);
+    values[i] = scale * (extreme || first ? (x < 0 ? -most : most) : static_cast<float>(x));
   }
   // Rows of one sign and scale only: all terms of a sum at their largest.
   for (size_t i = 0; extreme && i < static_cast<size_t>(kCols); ++i) {
-    values[i] = 127.0F;
-    values[static_cast<size_t>(kCols) + i] = -127.0F;
+    values[i] = most;
+    values[static_cast<size_t>(kCols) + i] = -most;
   }
   return values;
 }
@@ -86,15 +98,16 @@ TEST(Int8ExactTest, WholeActivationsLoseNothing) {
     for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
       for (const Numbers numbers : {Numbers::kRandom, Numbers::kLowest, Numbers::kHighest, Numbers::kAlternating}) {
         for (const bool extreme : {false, true}) {
+          const Steps steps = StepsOf(*kernels, type);
           const std::vector<std::byte> file = Weights(type, numbers);
           const HostTensor tensor = {type, file.data(), 1, kRows, kCols};
           const OpCase op_case = {"MatMul", "exact", [&](OpRun& run) {
                                     const Matrix& m = run.Packed({{tensor, {0, 1}, {0, kRows}, {0, kCols}}}, type);
-                                    const Tensor in = run.Put(WholeActivations(type, extreme), kTokens, kCols);
+                                    const Tensor in = run.Put(WholeActivations(steps, extreme), kTokens, kCols);
                                     const Tensor out = run.Empty(kTokens, kRows);
                                     run.backend().MatMul(run.stream(), {.in = in, .matrix = &m, .out = out});
-                                    // Terms of up to 2^-6 * 127 * 127 * 128.
-                                    run.Collect("out", out, SumTolerance(kCols), 0x1p-6 * 127 * 32);
+                                    // Terms of up to 2^-6 * 127 * 127 * 128, or as much more as there are steps.
+                                    run.Collect("out", out, SumTolerance(kCols), 0x1p-6 * steps.most * 32);
                                   }};
           const auto backend = CpuPath{kernels, Activations::kDefault, 1}.Create();
           EXPECT_EQ(RunOpCase(op_case, *backend), "") << kernels->name << " " << TypeName(type) << " "

@@ -1,0 +1,217 @@
+// Products of weights of 4 or 5 bits with activations of 12 or 11: two slices of signed bytes, x = 2^shift * high +
+// low. The instructions for bytes then do twice the work of 8 bits for 16 (8) times finer steps, which costs nothing
+// where memory, or the scales of the weights, set the pace. One step for 256 columns (a slab): steps of so many bits
+// need no finer scale, and a scale for each block of 32 would cost a multiplication for each of its sums.
+//
+// Record: SlicedRecord. Block of 32 columns: high [32], low [32], so that a row of a tile (tiles_inl.h) is one of it.
+//
+// For AVX-512 VNNI. A row's total: over slabs in rising order, Fma(part, d, total); a part: over blocks in rising
+// order, Fma(sum, scale, part), then for types with minima Fma(sum of activations, -minimum, part). Sums are exact.
+#pragma once
+
+namespace alphecca::kernels::cpu {
+namespace {
+
+inline constexpr int kSlabBlocks = kSlabCols / 32;
+
+// What scales the sums of a slab's blocks.
+struct SlabScales {
+  F scale[kSlabBlocks];
+  F least[kSlabBlocks];  // types with minima: -minimum
+};
+
+// Columns 4c.. of a block: numbers of 16 rows, four unsigned bytes each.
+struct Q4_0Sliced {
+  static constexpr int kShift = 4;
+  static constexpr int kOffset = 8;  // weights are numbers less this
+  static constexpr bool kMinima = false;
+  static constexpr int64_t kSlabBytes = Q4_0::kGroupBytes * kSlabBlocks;  // of a whole slab
+  static inline I Numbers(const std::byte* slab, int block, int c) {
+    const std::byte* runs = slab + block * Q4_0::kGroupBytes + 2 * kGroupRows;
+    return c < 4 ? And(LoadBytes(runs + c * kRunBytes), 0x0F)
+                 : And(ShiftRight<4>(LoadBytes(runs + (c - 4) * kRunBytes)), 0x0F);
+  }
+  static inline void LoadScales(const std::byte* slab, int blocks, SlabScales& to) {
+    for (int block = 0; block < blocks; ++block) {
+      to.scale[block] = LoadF16(slab + block * Q4_0::kGroupBytes);
+    }
+  }
+};
+
+template <class Type, int kBits>
+struct MinimaSliced {
+  static constexpr int kShift = kBits;
+  static constexpr int kOffset = 0;
+  static constexpr bool kMinima = true;
+  static constexpr int64_t kSlabBytes = Type::kGroupBytes;
+  static inline I Numbers(const std::byte* slab, int block, int c) { return Type::Numbers(slab, block, c, 0); }
+  static inline void LoadScales(const std::byte* slab, int, SlabScales& to) {
+    Minima minima;
+    LoadMinima(slab, minima);
+    for (int block = 0; block < kSlabBlocks; ++block) {
+      to.scale[block] = minima.scale[block][0];
+      to.least[block] = Sub(Zero(), minima.minimum[block][0]);
+    }
+  }
+};
+using Q4_KSliced = MinimaSliced<Q4_K, 4>;
+using Q5_KSliced = MinimaSliced<Q5_K, 3>;
+
+struct SlicedRow {
+  const int8_t* q;
+  const float* d;
+  const int32_t* corrections;  // -kOffset * sum of a block
+  const float* sums;           // types with minima, in the same place
+};
+inline SlicedRow SlicedAt(const PanelArgs& a, int64_t token) {
+  const std::byte* record = a.quant.data + token * a.quant.stride;
+  const SlicedRecord at(a.cols);
+  return {reinterpret_cast<const int8_t*>(record), reinterpret_cast<const float*>(record + at.d),
+          reinterpret_cast<const int32_t*>(record + at.sums), reinterpret_cast<const float*>(record + at.sums)};
+}
+
+// The part of a block's sum that weights less their offset give.
+template <class Type>
+inline void AddBlock(I sum, const SlabScales& scales, int block, const float* activations, F& part) {
+  part = Fma(ToFloat(sum), scales.scale[block], part);
+  if constexpr (Type::kMinima) {
+    part = Fma(Set(*activations), scales.least[block], part);
+  }
+}
+
+template <class Type, int kTokens>
+inline void SlicedBlock(const std::byte* slab, int block, int64_t at, const SlabScales& scales,
+                        const SlicedRow (&rows)[kTokens], F (&part)[kTokens]) {
+  I numbers[8];
+  for (int c = 0; c < 8; ++c) {
+    numbers[c] = Type::Numbers(slab, block, c);
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    const int8_t* q = rows[t].q + at * 64;
+    I high = BeginSignedSum();
+    I low = Type::kOffset != 0 ? BeginSum(rows[t].corrections + at) : BeginSignedSum();
+    for (int c = 0; c < 8; ++c) {
+      high = DotUnsigned(high, numbers[c], Four(q + 4 * c));
+      low = DotUnsigned(low, numbers[c], Four(q + 32 + 4 * c));
+    }
+    AddBlock<Type>(AddInts(ShiftLeft<Type::kShift>(high), low), scales, block, rows[t].sums + at, part[t]);
+  }
+}
+
+// As Int8Tokens.
+template <class Type, int kTokens>
+void SlicedTokens(const PanelArgs& a, int64_t first) {
+  const bool last = first + kTokens == a.tokens;
+  const int64_t blocks = a.cols / 32;
+  const int64_t group_bytes = Type::kSlabBytes * blocks / kSlabBlocks;
+  SlicedRow rows[kTokens];
+  F total[kTokens][kParts];
+  for (int t = 0; t < kTokens; ++t) {
+    rows[t] = SlicedAt(a, first + t);
+    total[t][0] = Zero();
+  }
+  const std::byte* slab = a.group;
+  for (int64_t at = 0; at < blocks; at += kSlabBlocks, slab += Type::kSlabBytes) {
+    const int here = blocks - at < kSlabBlocks ? static_cast<int>(blocks - at) : kSlabBlocks;
+    SlabScales scales;
+    Type::LoadScales(slab, here, scales);
+    F part[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      part[t] = Zero();
+    }
+#pragma GCC unroll 1
+    for (int block = 0; block < here; ++block) {
+      if (last) {
+        constexpr int64_t kBlockBytes = Type::kSlabBytes / kSlabBlocks;
+        for (int64_t line = 0; line < kBlockBytes; line += 64) {
+          __builtin_prefetch(slab + group_bytes + block * kBlockBytes + line, 0, 2);
+        }
+      }
+      SlicedBlock<Type, kTokens>(slab, block, at + block, scales, rows, part);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      total[t][0] = Fma(part[t], Set(rows[t].d[at / kSlabBlocks]), total[t][0]);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    StoreResult(a, first + t, total[t]);
+  }
+}
+
+template <class Type>
+void SlicedPanel(const PanelArgs& a) {
+  int64_t t = 0;
+  for (; t + 4 <= a.tokens; t += 4) {
+    SlicedTokens<Type, 4>(a, t);
+  }
+  for (; t + 2 <= a.tokens; t += 2) {
+    SlicedTokens<Type, 2>(a, t);
+  }
+  for (; t < a.tokens; ++t) {
+    SlicedTokens<Type, 1>(a, t);
+  }
+}
+
+// Rounds a slab's block to steps of 1 / factor; returns the sum of its numbers.
+template <int kShift>
+inline int32_t SliceBlock(const float* x, float factor, int8_t* q) {
+  constexpr int kTop = 127 << kShift;
+  I sum = BeginSignedSum();
+  for (int i = 0; i < 32; i += kLanes) {
+    const I number = Round(Min(Max(Mul(Load(x + i), Set(factor)), Set(-kTop)), Set(kTop)));
+    const I high = ShiftRightSigned<kShift>(AddInts(number, SetInt(1 << (kShift - 1))));
+    StoreI8(q + i, high);
+    StoreI8(q + 32 + i, SubInts(number, ShiftLeft<kShift>(high)));
+    sum = AddInts(sum, number);
+  }
+  return SumInts(sum);
+}
+
+// A value that is not finite makes the scale of its slab NaN.
+template <class Type>
+void Slice(const float* in, int64_t cols, std::byte* record) {
+  constexpr auto kTop = static_cast<float>(127 << Type::kShift);
+  const SlicedRecord at(cols);
+  auto* q = reinterpret_cast<int8_t*>(record);
+  for (int64_t first = 0; first < cols; first += kSlabCols) {
+    const int64_t here = cols - first < kSlabCols ? cols - first : kSlabCols;
+    F max = Zero();
+    for (int64_t i = 0; i < here; i += kLanes) {
+      max = Max(max, Abs(Load(in + first + i)));
+    }
+    const float largest = Largest(max);
+    const bool tiny = !(largest > 1e-32F);  // below this kTop / largest is not finite
+    for (int64_t i = first; i < first + here; i += 32) {
+      const int32_t sum = SliceBlock<Type::kShift>(in + i, tiny ? 0.0F : kTop / largest, q + 2 * i);
+      const int32_t correction = -Type::kOffset * sum;
+      const auto activations = static_cast<float>(sum);
+      std::byte* to = record + at.sums + i / 32 * 4;
+      if constexpr (Type::kMinima) {
+        __builtin_memcpy(to, &activations, sizeof activations);
+      } else {
+        __builtin_memcpy(to, &correction, sizeof correction);
+      }
+    }
+    const float d = (tiny ? 0.0F : largest / kTop) + Poison(in + first, here);
+    __builtin_memcpy(record + at.d + first / kSlabCols * 4, &d, sizeof d);
+  }
+}
+
+void QuantiseFine(const float* in, int64_t cols, DType type, std::byte* record) {
+  if (type == DType::kQ4_0) {
+    Slice<Q4_0Sliced>(in, cols, record);
+  } else if (type == DType::kQ4_K) {
+    Slice<Q4_KSliced>(in, cols, record);
+  } else {
+    Slice<Q5_KSliced>(in, cols, record);
+  }
+}
+
+constexpr void AddFinePanels(KernelTable& t) {
+  t.panel_int8[static_cast<int>(DType::kQ4_0)] = SlicedPanel<Q4_0Sliced>;
+  t.panel_int8[static_cast<int>(DType::kQ4_K)] = SlicedPanel<Q4_KSliced>;
+  t.panel_int8[static_cast<int>(DType::kQ5_K)] = SlicedPanel<Q5_KSliced>;
+}
+
+}  // namespace
+}  // namespace alphecca::kernels::cpu
