@@ -41,7 +41,8 @@ bool HasAmx() {
   unsigned ecx = 0;
   unsigned edx = 0;
   constexpr unsigned kTileInt8 = 3U << 24U;  // AMX-TILE, AMX-INT8
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kTileInt8) != kTileInt8) {
+  constexpr unsigned kGfni = 1U << 8U;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kTileInt8) != kTileInt8 || (ecx & kGfni) == 0) {
     return false;
   }
   constexpr long kRequest = 0x1023;  // ARCH_REQ_XCOMP_PERM

@@ -73,10 +73,12 @@ struct PanelArgs {
   int64_t groups = 1;
 };
 using Panel = void (*)(const PanelArgs&);
-// What a tile panel takes at most, and the least that is worth its while.
+// What a tile panel takes at most, the least that is worth its while, and rows whose records must be there to read
+// behind the last, whatever they hold.
 inline constexpr int64_t kMaxTokens = 128;
 inline constexpr int64_t kMaxGroups = 8;
-inline constexpr int64_t kMinTileTokens = 12;
+inline constexpr int64_t kMinTileTokens = 5;
+inline constexpr int64_t kTilePadding = 15;
 
 // Some query heads of one row against keys first..last, which lie within one chunk.
 struct AttendChunk {

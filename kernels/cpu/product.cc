@@ -49,7 +49,7 @@ CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const Rows& in, Scratc
     return {.rows = in.count, .floats = data, .stride = m.cols, .quant = {}};
   }
   const int64_t record = QuantRowBytes(m.cols);
-  std::byte* data = scratch.Bytes(std::max<int64_t>(1, in.count * record));
+  std::byte* data = scratch.Bytes((in.count + kTilePadding) * record);
   ForRows(in.count, m.cols,
           [&](int64_t row, int) { kernels_.quantise(in.Row(row), m.cols, m.type, data + row * record); });
   return {.rows = in.count, .floats = nullptr, .stride = 0, .quant = {data, record}};

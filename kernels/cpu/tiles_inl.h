@@ -38,19 +38,30 @@ struct SlabTiles {
   SlabScales scales;
 };
 
+// Bits of each byte: bit i of the result is bit i of kFlip, inverted for each bit of x that row i of the matrix has;
+// row 0 is the highest byte of `matrix`.
+template <uint8_t kFlip>
+inline I MapBitsAndFlip(I x, uint64_t matrix) {
+  return {_mm512_gf2p8affine_epi64_epi8(x.v, _mm512_set1_epi64(static_cast<int64_t>(matrix)), kFlip)};
+}
+
+// Q4_0: w = number - 8, that is, the number's highest bit inverted, as the sign.
+inline void MakeTile(Q4_0Sliced, const std::byte* slab, int block, int8_t (&to)[16][64]) {
+  const std::byte* runs = slab + block * Q4_0::kGroupBytes + 2 * kGroupRows;
+  for (int c = 0; c < 4; ++c) {
+    const I both = LoadBytes(runs + c * kRunBytes);
+    StoreBytes(to[c], MapBitsAndFlip<0x80>(both, 0x0000000001020408));       // low half, times 16
+    StoreBytes(to[4 + c], MapBitsAndFlip<0x80>(both, 0x0000000010204080));   // high half, times 16
+    StoreBytes(to[8 + c], MapBitsAndFlip<0xF8>(both, 0x0102040808080808));   // low half
+    StoreBytes(to[12 + c], MapBitsAndFlip<0xF8>(both, 0x1020408080808080));  // high half
+  }
+}
 template <class Type>
-inline void MakeTiles(const std::byte* slab, int blocks, SlabTiles& to) {
-  Type::LoadScales(slab, blocks, to.scales);
-  for (int block = 0; block < blocks; ++block) {
-    for (int c = 0; c < 8; ++c) {
-      I numbers = Type::Numbers(slab, block, c);
-      if constexpr (Type::kOffset != 0) {
-        numbers = SubBytes(numbers, Type::kOffset);
-      }
-      StoreBytes(to.weights[block][8 + c], numbers);
-      StoreBytes(to.weights[block][c],
-                 And(ShiftLeft<Type::kShift>(numbers), static_cast<uint8_t>(0xFF << Type::kShift)));
-    }
+inline void MakeTile(Type, const std::byte* slab, int block, int8_t (&to)[16][64]) {
+  for (int c = 0; c < 8; ++c) {
+    const I numbers = Type::Numbers(slab, block, c);
+    StoreBytes(to[c], ShiftLeft<Type::kShift>(numbers));  // of at most 7 - kShift bits: none reaches the next byte
+    StoreBytes(to[8 + c], numbers);
   }
 }
 
@@ -90,110 +101,110 @@ inline void AddSums(const SlabTiles& w, int block, const TileSums& sums, const f
   }
 }
 
-// kTokens rows from `first` on times a slab: joins their totals.
-template <class Type, int kTokens>
-inline void TileSlab(const PanelArgs& a, const SlabTiles& w, int blocks, int64_t slab, int64_t first,
+// Where a panel stands.
+template <class Type>
+struct SlabOfGroup {
+  const std::byte* weights;
+  int64_t slab;
+  int blocks;
+};
+
+// kTokens rows from `first` on times a slab: joins their totals. kMake: makes the tiles too, a little ahead of their
+// use, so that all parts of the processor have work.
+template <class Type, int kTokens, bool kMake>
+inline void TileSlab(const PanelArgs& a, const SlabOfGroup<Type>& at, int64_t first, SlabTiles& w,
                      float (*total)[kGroupRows]) {
-  const float* sums_of[kTokens];
-  for (int t = 0; t < kTokens; ++t) {
-    sums_of[t] = SlicedAt(a, first + t).sums + slab * kSlabBlocks;
+  constexpr int kAhead = 3;
+  const auto make = [&](int block) {
+    if (kMake && block < at.blocks) {
+      MakeTile(Type(), at.weights, block, w.weights[block]);
+    }
+  };
+  if constexpr (kMake) {
+    Type::LoadScales(at.weights, at.blocks, w.scales);
   }
-  const int8_t* q = SlicedAt(a, first).q + slab * kSlabBlocks * 64;
+  const float* sums_of[kTokens];
   F part[kTokens];
   for (int t = 0; t < kTokens; ++t) {
+    sums_of[t] = SlicedAt(a, first + t).sums + at.slab * kSlabBlocks;
     part[t] = Zero();
+  }
+  const int8_t* q = SlicedAt(a, first).q + at.slab * kSlabBlocks * 64;
+  for (int block = 0; block < kAhead; ++block) {
+    make(block);
   }
   // A product is stored once the next has begun, and added up while that one runs.
   alignas(64) TileSums even;
   alignas(64) TileSums odd;
   BeginProduct<Type, 0>(w, 0, q, a.quant.stride);
 #pragma GCC unroll 1
-  for (int block = 0; block < blocks; block += 2) {
-    if (block + 1 < blocks) {
+  for (int block = 0; block < at.blocks; block += 2) {
+    if (block + 1 < at.blocks) {
       BeginProduct<Type, 1>(w, block + 1, q, a.quant.stride);
     }
+    make(block + kAhead);
     _tile_stored(0, even, 64);
     if (block > 0) {
       AddSums<Type, kTokens>(w, block - 1, odd, sums_of, part);
     }
-    if (block + 2 < blocks) {
+    if (block + 2 < at.blocks) {
       BeginProduct<Type, 0>(w, block + 2, q, a.quant.stride);
     }
-    if (block + 1 < blocks) {
+    make(block + kAhead + 1);
+    if (block + 1 < at.blocks) {
       _tile_stored(1, odd, 64);
     }
     AddSums<Type, kTokens>(w, block, even, sums_of, part);
   }
-  if (blocks % 2 == 0) {
-    AddSums<Type, kTokens>(w, blocks - 1, odd, sums_of, part);
+  if (at.blocks % 2 == 0) {
+    AddSums<Type, kTokens>(w, at.blocks - 1, odd, sums_of, part);
   }
   for (int t = 0; t < kTokens; ++t) {
-    const F d = Set(SlicedAt(a, first + t).d[slab]);
+    const F d = Set(SlicedAt(a, first + t).d[at.slab]);
     Store(total[t], Fma(part[t], d, Load(total[t])));
   }
-}
-
-// TileSlab for a number that is known at run time only.
-template <class Type, int kTokens = kTileTokens>
-inline void TileSlabOf(int tokens, const PanelArgs& a, const SlabTiles& w, int blocks, int64_t slab, int64_t first,
-                       float (*total)[kGroupRows]) {
-  if constexpr (kTokens > 1) {
-    if (tokens < kTokens) {
-      TileSlabOf<Type, kTokens - 1>(tokens, a, w, blocks, slab, first, total);
-      return;
-    }
-  }
-  TileSlab<Type, kTokens>(a, w, blocks, slab, first, total);
 }
 
 struct TileTotals {
   alignas(64) float of[kMaxGroups][kMaxTokens][kGroupRows];
 };
 
-// All of a panel's tokens times groups [begin, end), a pair at most, of one slab.
-template <class Type>
+// All of a panel's tokens, in tiles of kTokens, times groups [begin, end), a pair at most, of one slab.
+template <class Type, int kTokens>
 void TilePair(const PanelArgs& a, int64_t begin, int64_t end, int64_t slab, SlabTiles* tiles, TileTotals& totals) {
   const int64_t blocks = a.cols / 32;
   const int64_t group_bytes = Type::kSlabBytes * blocks / kSlabBlocks;
   const int64_t left = blocks - slab * kSlabBlocks;
-  const int here = left < kSlabBlocks ? static_cast<int>(left) : kSlabBlocks;
+  SlabOfGroup<Type> at[kPair];
   for (int64_t group = begin; group < end; ++group) {
-    const std::byte* at = a.group + group * group_bytes + slab * Type::kSlabBytes;
+    const std::byte* weights = a.group + group * group_bytes + slab * Type::kSlabBytes;
+    at[group - begin] = {weights, slab, left < kSlabBlocks ? static_cast<int>(left) : kSlabBlocks};
     for (int64_t line = 0; line < Type::kSlabBytes; line += 64) {
-      __builtin_prefetch(at + Type::kSlabBytes + line, 0, 2);  // the slab that follows
+      __builtin_prefetch(weights + Type::kSlabBytes + line, 0, 2);  // the slab that follows
     }
-    MakeTiles<Type>(at, here, tiles[group - begin]);
+    TileSlab<Type, kTokens, true>(a, at[group - begin], 0, tiles[group - begin], totals.of[group]);
   }
-  const int64_t whole = a.tokens / kTileTokens * kTileTokens;
-  const auto rest = static_cast<int>(a.tokens - whole);
-  if (whole > 0) {
-    ConfigureTiles(kTileTokens);
-    for (int64_t first = 0; first < whole; first += kTileTokens) {
-      for (int64_t group = begin; group < end; ++group) {
-        TileSlab<Type, kTileTokens>(a, tiles[group - begin], here, slab, first, totals.of[group] + first);
-      }
-    }
-  }
-  if (rest > 0) {
-    ConfigureTiles(rest);
+  for (int64_t first = kTokens; first < a.tokens; first += kTokens) {
     for (int64_t group = begin; group < end; ++group) {
-      TileSlabOf<Type>(rest, a, tiles[group - begin], here, slab, whole, totals.of[group] + whole);
+      TileSlab<Type, kTokens, false>(a, at[group - begin], first, tiles[group - begin], totals.of[group] + first);
     }
   }
 }
 
-template <class Type>
-void TilePanel(const PanelArgs& a) {
+template <class Type, int kTokens>
+void TilesOf(const PanelArgs& a) {
   SlabTiles tiles[kPair];
   TileTotals totals;
   for (int64_t group = 0; group < a.groups; ++group) {
-    __builtin_memset(totals.of[group], 0, static_cast<size_t>(a.tokens) * sizeof totals.of[0][0]);
+    __builtin_memset(totals.of[group], 0,
+                     static_cast<size_t>(a.tokens + kTokens - 1) / kTokens * kTokens * sizeof totals.of[0][0]);
   }
+  ConfigureTiles(kTokens);
   const int64_t slabs = (a.cols + kSlabCols - 1) / kSlabCols;
   for (int64_t slab = 0; slab < slabs; ++slab) {
     for (int64_t group = 0; group < a.groups; group += kPair) {
       const int64_t end = group + kPair < a.groups ? group + kPair : a.groups;
-      TilePair<Type>(a, group, end, slab, tiles, totals);
+      TilePair<Type, kTokens>(a, group, end, slab, tiles, totals);
     }
   }
   _tile_release();
@@ -205,6 +216,16 @@ void TilePanel(const PanelArgs& a) {
       const F total[kParts] = {Load(totals.of[group][t])};
       StoreResult(one, t, total);
     }
+  }
+}
+
+// Records that fill the last tile are read, whatever they hold, and what comes of them is dropped.
+template <class Type>
+void TilePanel(const PanelArgs& a) {
+  if (a.tokens <= kTileTokens / 2) {
+    TilesOf<Type, kTileTokens / 2>(a);
+  } else {
+    TilesOf<Type, kTileTokens>(a);
   }
 }
 
