@@ -111,6 +111,7 @@ int main(int argc, char** argv) {
     }
     Register({DType::kQ6_K, 262144, 1536, 1, threads, Activations::kDefault});
     for (const int64_t tokens : {4, 8, 16}) {
+      Register({DType::kQ6_K, 65536, 1536, tokens, threads, Activations::kDefault});
       Register({DType::kQ4_0, 12288, 1536, tokens, threads, Activations::kDefault});
     }
   }

@@ -213,6 +213,9 @@ inline I ShiftRightSigned(I a) {
 inline int32_t SumInts(I a) {
   return _mm512_reduce_add_epi32(a.v);
 }
+inline I SubBytes(I a, int x) {
+  return {_mm512_sub_epi8(a.v, _mm512_set1_epi8(static_cast<char>(x)))};
+}
 inline void StoreBytes(int8_t* p, I a) {
   _mm512_storeu_si512(p, a.v);
 }
