@@ -40,14 +40,12 @@ struct QuantRecord {
       : scales(cols), corrections(scales + cols / 8 * 4), row_scale(corrections + cols / 16 * 4) {}
 };
 
-// Where the parts of a sliced record lie: two bytes a column from 0, 64 for every 32 columns, then..
-inline constexpr int kSlabCols = 256;  // columns of activations that share a scale
+// Where the parts of a sliced record lie: two bytes a column from 0, 64 for every 32 columns, then for each 32 columns
+// d, f32, and what a type's offset or minimum meets, 4 bytes.
 struct SlicedRecord {
-  int64_t d;     // f32 [slabs]
-  int64_t sums;  // [cols / 32], of the activations: what a type's minimum or offset meets
+  int64_t scales;
   int64_t bytes;
-  constexpr explicit SlicedRecord(int64_t cols)
-      : d(2 * cols), sums(d + (cols + kSlabCols - 1) / kSlabCols * 4), bytes((sums + cols / 32 * 4 + 63) / 64 * 64) {}
+  constexpr explicit SlicedRecord(int64_t cols) : scales(2 * cols), bytes((scales + cols / 32 * 8 + 63) / 64 * 64) {}
 };
 
 // Room for a record of either form.

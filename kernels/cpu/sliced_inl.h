@@ -1,18 +1,19 @@
-// Products of weights of 4 or 5 bits with activations of 12 or 11: two slices of signed bytes, x = 2^shift * high +
-// low. The instructions for bytes then do twice the work of 8 bits for 16 (8) times finer steps, which costs nothing
-// where memory, or the scales of the weights, set the pace. One step for 256 columns (a slab): steps of so many bits
-// need no finer scale, and a scale for each block of 32 would cost a multiplication for each of its sums.
+// Products of weights of 4 or 5 bits with activations of 12 or 11: two slices of signed bytes, x = d * (2^shift * high
+// + low), d for 32 columns. The instructions for bytes then do twice the work of 8 bits for 16 (8) times finer steps,
+// which costs nothing where memory, or the scales of the weights, set the pace.
 //
 // Record: SlicedRecord. Block of 32 columns: high [32], low [32], so that a row of a tile (tiles_inl.h) is one of it.
 //
-// For AVX-512 VNNI. A row's total: over slabs in rising order, Fma(part, d, total); a part: over blocks in rising
-// order, Fma(sum, scale, part), then for types with minima Fma(sum of activations, -minimum, part). Sums are exact.
+// For AVX-512 VNNI. A row's total, over blocks in rising order: Fma(sum * scale, d, total), then for types with minima
+// Fma(sum of activations, -minimum, total). Sums are exact.
 #pragma once
 
 namespace alphecca::kernels::cpu {
 namespace {
 
-inline constexpr int kSlabBlocks = kSlabCols / 32;
+// Blocks that are unpacked at a time.
+inline constexpr int kSlabBlocks = 8;
+inline constexpr int kSlabCols = 32 * kSlabBlocks;
 
 // What scales the sums of a slab's blocks.
 struct SlabScales {
@@ -57,44 +58,48 @@ struct MinimaSliced {
 using Q4_KSliced = MinimaSliced<Q4_K, 4>;
 using Q5_KSliced = MinimaSliced<Q5_K, 3>;
 
+struct BlockScale {
+  float d;
+  union {
+    int32_t correction;  // -kOffset * sum of the block's numbers
+    float sum;           // types with minima: of its activations
+  };
+};
 struct SlicedRow {
   const int8_t* q;
-  const float* d;
-  const int32_t* corrections;  // -kOffset * sum of a block
-  const float* sums;           // types with minima, in the same place
+  const BlockScale* scales;  // [cols / 32]
 };
 inline SlicedRow SlicedAt(const PanelArgs& a, int64_t token) {
   const std::byte* record = a.quant.data + token * a.quant.stride;
-  const SlicedRecord at(a.cols);
-  return {reinterpret_cast<const int8_t*>(record), reinterpret_cast<const float*>(record + at.d),
-          reinterpret_cast<const int32_t*>(record + at.sums), reinterpret_cast<const float*>(record + at.sums)};
+  return {reinterpret_cast<const int8_t*>(record),
+          reinterpret_cast<const BlockScale*>(record + SlicedRecord(a.cols).scales)};
 }
 
-// The part of a block's sum that weights less their offset give.
 template <class Type>
-inline void AddBlock(I sum, const SlabScales& scales, int block, const float* activations, F& part) {
-  part = Fma(ToFloat(sum), scales.scale[block], part);
+inline void AddBlock(I sum, const SlabScales& scales, int block, const BlockScale& activations, F& total) {
+  total = Fma(Mul(ToFloat(sum), scales.scale[block]), Set(activations.d), total);
   if constexpr (Type::kMinima) {
-    part = Fma(Set(*activations), scales.least[block], part);
+    total = Fma(Set(activations.sum), scales.least[block], total);
   }
 }
 
 template <class Type, int kTokens>
 inline void SlicedBlock(const std::byte* slab, int block, int64_t at, const SlabScales& scales,
-                        const SlicedRow (&rows)[kTokens], F (&part)[kTokens]) {
+                        const SlicedRow (&rows)[kTokens], F (&total)[kTokens][kParts]) {
   I numbers[8];
   for (int c = 0; c < 8; ++c) {
     numbers[c] = Type::Numbers(slab, block, c);
   }
   for (int t = 0; t < kTokens; ++t) {
     const int8_t* q = rows[t].q + at * 64;
+    const BlockScale& scale = rows[t].scales[at];
     I high = BeginSignedSum();
-    I low = Type::kOffset != 0 ? BeginSum(rows[t].corrections + at) : BeginSignedSum();
+    I low = Type::kOffset != 0 ? BeginSum(&scale.correction) : BeginSignedSum();
     for (int c = 0; c < 8; ++c) {
       high = DotUnsigned(high, numbers[c], Four(q + 4 * c));
       low = DotUnsigned(low, numbers[c], Four(q + 32 + 4 * c));
     }
-    AddBlock<Type>(AddInts(ShiftLeft<Type::kShift>(high), low), scales, block, rows[t].sums + at, part[t]);
+    AddBlock<Type>(AddInts(ShiftLeft<Type::kShift>(high), low), scales, block, scale, total[t][0]);
   }
 }
 
@@ -115,10 +120,6 @@ void SlicedTokens(const PanelArgs& a, int64_t first) {
     const int here = blocks - at < kSlabBlocks ? static_cast<int>(blocks - at) : kSlabBlocks;
     SlabScales scales;
     Type::LoadScales(slab, here, scales);
-    F part[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      part[t] = Zero();
-    }
 #pragma GCC unroll 1
     for (int block = 0; block < here; ++block) {
       if (last) {
@@ -127,10 +128,7 @@ void SlicedTokens(const PanelArgs& a, int64_t first) {
           __builtin_prefetch(slab + group_bytes + block * kBlockBytes + line, 0, 2);
         }
       }
-      SlicedBlock<Type, kTokens>(slab, block, at + block, scales, rows, part);
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      total[t][0] = Fma(part[t], Set(rows[t].d[at / kSlabBlocks]), total[t][0]);
+      SlicedBlock<Type, kTokens>(slab, block, at + block, scales, rows, total);
     }
   }
   for (int t = 0; t < kTokens; ++t) {
@@ -152,48 +150,34 @@ void SlicedPanel(const PanelArgs& a) {
   }
 }
 
-// Rounds a slab's block to steps of 1 / factor; returns the sum of its numbers.
-template <int kShift>
-inline int32_t SliceBlock(const float* x, float factor, int8_t* q) {
-  constexpr int kTop = 127 << kShift;
-  I sum = BeginSignedSum();
-  for (int i = 0; i < 32; i += kLanes) {
-    const I number = Round(Min(Max(Mul(Load(x + i), Set(factor)), Set(-kTop)), Set(kTop)));
-    const I high = ShiftRightSigned<kShift>(AddInts(number, SetInt(1 << (kShift - 1))));
-    StoreI8(q + i, high);
-    StoreI8(q + 32 + i, SubInts(number, ShiftLeft<kShift>(high)));
-    sum = AddInts(sum, number);
-  }
-  return SumInts(sum);
-}
-
-// A value that is not finite makes the scale of its slab NaN.
+// A value that is not finite makes the scale of its block NaN.
 template <class Type>
 void Slice(const float* in, int64_t cols, std::byte* record) {
-  constexpr auto kTop = static_cast<float>(127 << Type::kShift);
-  const SlicedRecord at(cols);
+  constexpr int kShift = Type::kShift;
+  constexpr auto kTop = static_cast<float>(127 << kShift);
   auto* q = reinterpret_cast<int8_t*>(record);
-  for (int64_t first = 0; first < cols; first += kSlabCols) {
-    const int64_t here = cols - first < kSlabCols ? cols - first : kSlabCols;
-    F max = Zero();
-    for (int64_t i = 0; i < here; i += kLanes) {
-      max = Max(max, Abs(Load(in + first + i)));
-    }
-    const float largest = Largest(max);
+  std::byte* scales = record + SlicedRecord(cols).scales;
+  for (int64_t first = 0; first < cols; first += 32, q += 64, scales += sizeof(BlockScale)) {
+    const F x[2] = {Load(in + first), Load(in + first + kLanes)};
+    const float largest = Largest(Max(Abs(x[0]), Abs(x[1])));
     const bool tiny = !(largest > 1e-32F);  // below this kTop / largest is not finite
-    for (int64_t i = first; i < first + here; i += 32) {
-      const int32_t sum = SliceBlock<Type::kShift>(in + i, tiny ? 0.0F : kTop / largest, q + 2 * i);
-      const int32_t correction = -Type::kOffset * sum;
-      const auto activations = static_cast<float>(sum);
-      std::byte* to = record + at.sums + i / 32 * 4;
-      if constexpr (Type::kMinima) {
-        __builtin_memcpy(to, &activations, sizeof activations);
-      } else {
-        __builtin_memcpy(to, &correction, sizeof correction);
-      }
+    const F factor = Set(tiny ? 0.0F : kTop / largest);
+    I sum = BeginSignedSum();
+    for (int i = 0; i < 2; ++i) {
+      const I number = Round(Min(Max(Mul(x[i], factor), Set(-kTop)), Set(kTop)));
+      const I high = ShiftRightSigned<kShift>(AddInts(number, SetInt(1 << (kShift - 1))));
+      StoreI8(q + i * kLanes, high);
+      StoreI8(q + 32 + i * kLanes, SubInts(number, ShiftLeft<kShift>(high)));
+      sum = AddInts(sum, number);
     }
-    const float d = (tiny ? 0.0F : largest / kTop) + Poison(in + first, here);
-    __builtin_memcpy(record + at.d + first / kSlabCols * 4, &d, sizeof d);
+    BlockScale scale;
+    scale.d = (tiny ? 0.0F : largest / kTop) + Poison(in + first, 32);
+    if constexpr (Type::kMinima) {
+      scale.sum = scale.d * static_cast<float>(SumInts(sum));
+    } else {
+      scale.correction = -Type::kOffset * SumInts(sum);
+    }
+    __builtin_memcpy(scales, &scale, sizeof scale);
   }
 }
 

@@ -77,22 +77,22 @@ struct SlicedTiles {
   static constexpr int kTileRows = 16;
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = Type::kOffset != 0;
-  static constexpr bool kPart = true;
+  static constexpr bool kPart = false;
   using Scales = SlabScales;
+  using Factor = BlockScale;
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) { Type::LoadScales(slab, blocks, to); }
   static inline void Make(const std::byte* slab, int block, int8_t (*to)[64]) { MakeTile(Type(), slab, block, to); }
   static inline const int8_t* Activations(const PanelArgs& a, int64_t token, int64_t slab) {
     return SlicedAt(a, token).q + slab * kSlabBlocks * 64;
   }
   static constexpr int Place(int block) { return 64 * block; }
-  static inline const float* Factors(const PanelArgs& a, int64_t token, int64_t slab) {
-    return SlicedAt(a, token).sums + slab * kSlabBlocks;
+  static inline const BlockScale* Factors(const PanelArgs& a, int64_t token, int64_t slab) {
+    return SlicedAt(a, token).scales + slab * kSlabBlocks;
   }
-  static inline void Add(const TileSums& sums, int t, const Scales& scales, int block, const float* factors, F& part) {
-    AddBlock<Type>(LoadBytes(reinterpret_cast<const std::byte*>(sums[t])), scales, block, factors + block, part);
-  }
-  static inline F Join(const PanelArgs& a, int64_t token, int64_t slab, const Scales&, F part, F total) {
-    return Fma(part, Set(SlicedAt(a, token).d[slab]), total);
+  static inline void Add(const TileSums& sums, int t, const Scales& scales, int block, const BlockScale* factors,
+                         F& total) {
+    const I sum = LoadBytes(reinterpret_cast<const std::byte*>(sums[t]));
+    AddBlock<Type>(sum, scales, block, factors[block], total);
   }
 };
 
@@ -104,6 +104,7 @@ struct Q8_0Tiles {
   static constexpr bool kSigned = true;
   static constexpr bool kPart = false;
   using Scales = F[kBlocks];
+  using Factor = float;
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) {
     for (int block = 0; block < blocks; ++block) {
       to[block] = LoadF16(slab + block * Q8_0Int8::kGroupBytes);
@@ -139,6 +140,7 @@ struct Q6_KTiles {
     F scale[kBlocks];
     F d;
   };
+  using Factor = float;
   static inline void LoadScales(const std::byte* slab, int, Scales& to) {
     to.d = LoadF16(slab);
     for (int block = 0; block < kBlocks; ++block) {
@@ -207,8 +209,8 @@ inline void BeginProduct(const SlabTiles<Type>& w, int block, const int8_t* acti
 }
 
 template <class Type, int kTokens>
-inline void AddSums(const SlabTiles<Type>& w, int block, const TileSums& sums, const float* const (&factors)[kTokens],
-                    F (&part)[kTokens]) {
+inline void AddSums(const SlabTiles<Type>& w, int block, const TileSums& sums,
+                    const typename Type::Factor* const (&factors)[kTokens], F (&part)[kTokens]) {
   for (int t = 0; t < kTokens; ++t) {
     Type::Add(sums, t, w.scales, block, factors[t], part[t]);
   }
@@ -236,7 +238,7 @@ inline void TileSlab(const PanelArgs& a, const SlabOfGroup<Type>& at, int64_t fi
   if constexpr (kMake) {
     Type::LoadScales(at.weights, at.blocks, w.scales);
   }
-  const float* factors[kTokens];
+  const typename Type::Factor* factors[kTokens];
   F part[kTokens];
   for (int t = 0; t < kTokens; ++t) {
     factors[t] = Type::Factors(a, first + t, at.slab);
@@ -297,7 +299,7 @@ void TilePair(const PanelArgs& a, int64_t begin, int64_t end, int64_t slab, Slab
     const std::byte* weights = a.group + group * group_bytes + slab * Type::kSlabBytes;
     at[group - begin] = {weights, slab, left < Type::kBlocks ? static_cast<int>(left) : Type::kBlocks};
     for (int64_t line = 0; line < Type::kSlabBytes; line += 64) {
-      __builtin_prefetch(weights + Type::kSlabBytes + line, 0, 2);  // the slab that follows
+      __builtin_prefetch(weights + 2 * Type::kSlabBytes + line, 0, 2);  // the slab after the next
     }
     TileSlab<Type, kTokens, true>(a, at[group - begin], 0, tiles[group - begin], totals.of[group]);
   }
