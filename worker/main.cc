@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/cpus.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
@@ -39,6 +40,7 @@ struct Flags {
   std::string role = "target";
   std::string name;
   int threads = 0;
+  bool pin_threads = false;
   double memory_gib = 0;
   std::string metrics = "127.0.0.1:0";
   std::string kernels = "cpu";
@@ -70,6 +72,10 @@ void AddOptions(CLI::App& app, Flags& flags) {
   app.add_option("--role", flags.role, "target: a shard of a served model")->capture_default_str();
   app.add_option("--name", flags.name, "name for people, unique in the cluster; default: made up");
   app.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")->capture_default_str();
+  app.add_flag(
+      "--pin-threads", flags.pin_threads,
+      "keep each thread on a CPU of its own, if there are exactly as many threads as CPUs that the process may "
+      "run on; only where nothing else runs on them");
   app.add_option("--memory", flags.memory_gib,
                  "GiB that weights and KV cache may take together; default: what is free, with at most 2 GiB of KV");
   app.add_option("--metrics", flags.metrics, "host:port of /metrics, /healthz and /readyz; empty: none")
@@ -92,6 +98,7 @@ absl::StatusOr<DeviceOptions> MakeDevice(const Flags& flags) {
   DeviceOptions device;
   device.kernels = flags.kernels;
   device.threads = flags.threads;
+  device.pin_threads = flags.pin_threads;
   if (flags.memory_gib < 0 || flags.memory_gib > 1 << 20) {
     return absl::InvalidArgumentError(absl::StrCat("--memory ", flags.memory_gib, " must be above 0, in GiB"));
   }
@@ -147,7 +154,7 @@ absl::StatusOr<v1::Register> MakeRegistration(const Flags& flags, const DeviceOp
   d.set_kind("cpu");
   d.set_name(CpuName());
   d.set_memory_bytes(device.memory_bytes);
-  d.set_threads(device.threads > 0 ? device.threads : AvailableCpus());
+  d.set_threads(device.threads > 0 ? device.threads : UsableThreads());
   DeviceOptions probe = device;
   probe.threads = 1;
   ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
