@@ -1,4 +1,5 @@
 // alphecca-worker: one device that holds one shard of one model. Flags, wiring, signals.
+#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -30,6 +31,10 @@ namespace {
 constexpr int64_t kGiB = int64_t{1} << 30;
 // Without --memory nobody has said what the machine is for: weights take what they need, KV no more than this.
 constexpr int64_t kDefaultKvBytes = 2 * kGiB;
+// Blocks from this size on are mappings of their own. By default glibc raises the bound to the largest block that was
+// ever freed (32 MiB at most): once a shard was dropped, the KV cache of the next would come from the heap, filled with
+// zeros where a mapping commits pages as they are touched, and stay there when it is dropped in turn.
+constexpr int kMapFromBytes = 1 << 20;
 // A process that has not left this long after it was told to is stuck.
 constexpr unsigned kLeaveSeconds = 20;
 
@@ -246,6 +251,7 @@ int Main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   InitLog("worker");
+  mallopt(M_MMAP_THRESHOLD, kMapFromBytes);
   // Before any thread starts: all inherit the mask, and the main thread takes the signals when it looks for them.
   sigset_t signals;
   sigemptyset(&signals);
