@@ -42,6 +42,7 @@ CANARIES = 12
 MEMORY_MINUTES = 5          # from here on memory is judged
 MEMORY_CHANGE = 0.02
 SETTLE = 60                 # seconds after which what has not settled never will
+LEASE = 60                  # seconds: no worker may be taken for dead because others had the machine for a while
 TEXTS = ("In the beginning God created the heaven and the earth.", "And God said, Let there be light:", "a", "Ünïcödé — 文字 🙂",
          "And the evening and the morning were the first day. " * 6)
 
@@ -291,7 +292,7 @@ def leave(cluster):
 
 def soak(args):
     flags = ["--context", str(args.context), "--max-sequences", str(args.max_sequences), "--max-open", str(args.max_open),
-             "--kv-type", args.kv_type]
+             "--kv-type", args.kv_type, "--lease", str(LEASE)]
     for tenant, weight in WEIGHTS.items():
         flags += ["--tenant-weight", f"{tenant}={weight}"]
     worker_flags = ["--memory", str(args.memory), "--max-waiting", str(args.max_waiting)]

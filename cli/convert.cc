@@ -10,7 +10,6 @@
 #include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -19,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
+#include "common/cpus.h"
 #include "common/status_macros.h"
 #include "model/shard_plan.h"
 #include "nlohmann/json.hpp"
@@ -101,7 +101,7 @@ absl::Status Run(const ConvertFlags& flags) {
   }
   options.out = flags.out;
   options.force = flags.force;
-  options.threads = flags.threads > 0 ? flags.threads : static_cast<int>(std::thread::hardware_concurrency());
+  options.threads = flags.threads > 0 ? flags.threads : UsableThreads();
   if (isatty(STDERR_FILENO) == 1) {
     options.progress = [](int64_t done, int64_t total) {
       std::fprintf(stderr, "\r%3.0f %% of %.2f GB%s", 100.0 * static_cast<double>(done) / static_cast<double>(total),

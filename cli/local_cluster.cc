@@ -6,11 +6,11 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "cli/progress.h"
+#include "common/cpus.h"
 #include "common/status_macros.h"
 
 namespace alphecca::cli {
@@ -62,8 +62,7 @@ std::vector<std::string> CoordinatorArguments(const LocalClusterOptions& options
 
 std::vector<std::string> WorkerArguments(const LocalClusterOptions& options, const std::string& coordinator, int index,
                                          int workers) {
-  const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  const int threads = options.threads > 0 ? options.threads : std::max(1, cores / workers);
+  const int threads = options.threads > 0 ? options.threads : std::max(1, UsableThreads() / workers);
   std::vector<std::string> arguments = {
       "--coordinator", coordinator,          "--listen", "127.0.0.1:0",
       "--metrics",     "127.0.0.1:0",        "--name",   absl::StrCat("worker-", index),

@@ -367,6 +367,9 @@ enum class Activations {
 struct BackendOptions {
   Activations activations = Activations::kDefault;
   int threads = 0;  // 0: what the process may use
+  // Keeps each worker thread on a CPU of its own, if there are exactly as many threads as CPUs that the process may run
+  // on. With fewer, ranks that share the machine would meet on the same CPUs while others are free.
+  bool pin_threads = false;
 };
 
 // Cost of an op, for rooflines and traces: bytes moved to and from memory, floating-point (or int8) operations.

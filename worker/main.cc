@@ -1,4 +1,5 @@
 // alphecca-worker: one device that holds one shard of one model. Flags, wiring, signals.
+#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/cpus.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
@@ -29,6 +31,10 @@ namespace {
 constexpr int64_t kGiB = int64_t{1} << 30;
 // Without --memory nobody has said what the machine is for: weights take what they need, KV no more than this.
 constexpr int64_t kDefaultKvBytes = 2 * kGiB;
+// Blocks from this size on are mappings of their own. By default glibc raises the bound to the largest block that was
+// ever freed (32 MiB at most): once a shard was dropped, the KV cache of the next would come from the heap, filled with
+// zeros where a mapping commits pages as they are touched, and stay there when it is dropped in turn.
+constexpr int kMapFromBytes = 1 << 20;
 // A process that has not left this long after it was told to is stuck.
 constexpr unsigned kLeaveSeconds = 20;
 
@@ -39,6 +45,7 @@ struct Flags {
   std::string role = "target";
   std::string name;
   int threads = 0;
+  bool pin_threads = false;
   double memory_gib = 0;
   std::string metrics = "127.0.0.1:0";
   std::string kernels = "cpu";
@@ -70,6 +77,10 @@ void AddOptions(CLI::App& app, Flags& flags) {
   app.add_option("--role", flags.role, "target: a shard of a served model")->capture_default_str();
   app.add_option("--name", flags.name, "name for people, unique in the cluster; default: made up");
   app.add_option("--threads", flags.threads, "CPU threads; 0: all that the process may use")->capture_default_str();
+  app.add_flag(
+      "--pin-threads", flags.pin_threads,
+      "keep each thread on a CPU of its own, if there are exactly as many threads as CPUs that the process may "
+      "run on; only where nothing else runs on them");
   app.add_option("--memory", flags.memory_gib,
                  "GiB that weights and KV cache may take together; default: what is free, with at most 2 GiB of KV");
   app.add_option("--metrics", flags.metrics, "host:port of /metrics, /healthz and /readyz; empty: none")
@@ -92,6 +103,7 @@ absl::StatusOr<DeviceOptions> MakeDevice(const Flags& flags) {
   DeviceOptions device;
   device.kernels = flags.kernels;
   device.threads = flags.threads;
+  device.pin_threads = flags.pin_threads;
   if (flags.memory_gib < 0 || flags.memory_gib > 1 << 20) {
     return absl::InvalidArgumentError(absl::StrCat("--memory ", flags.memory_gib, " must be above 0, in GiB"));
   }
@@ -147,7 +159,7 @@ absl::StatusOr<v1::Register> MakeRegistration(const Flags& flags, const DeviceOp
   d.set_kind("cpu");
   d.set_name(CpuName());
   d.set_memory_bytes(device.memory_bytes);
-  d.set_threads(device.threads > 0 ? device.threads : AvailableCpus());
+  d.set_threads(device.threads > 0 ? device.threads : UsableThreads());
   DeviceOptions probe = device;
   probe.threads = 1;
   ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Backend> backend,
@@ -239,6 +251,7 @@ int Main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   InitLog("worker");
+  mallopt(M_MMAP_THRESHOLD, kMapFromBytes);
   // Before any thread starts: all inherit the mask, and the main thread takes the signals when it looks for them.
   sigset_t signals;
   sigemptyset(&signals);

@@ -8,6 +8,10 @@
 namespace alphecca::coordinator {
 namespace {
 
+bool Failed(const Candidate& candidate, const Split& split) {
+  return candidate.failed_plans.contains(split.plan_hash);
+}
+
 // Hosts of one kind, each with its candidates in order of preference.
 std::vector<std::vector<Candidate>> ByHost(const std::vector<Candidate>& candidates) {
   std::map<std::string, std::vector<Candidate>> hosts;
@@ -47,17 +51,18 @@ std::vector<WorkerId> Pick(size_t ranks, const std::vector<Candidate>& candidate
 
 }  // namespace
 
-Choice ChooseWorkers(int ranks, std::vector<Candidate> candidates) {
+Choice ChooseWorkers(const Split& split, std::vector<Candidate> candidates) {
   Choice choice;
-  const auto wanted = static_cast<size_t>(ranks);
-  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
-    return std::tuple(a.failed_lately, a.id) < std::tuple(b.failed_lately, b.id);
+  choice.split = split;
+  const auto wanted = static_cast<size_t>(split.ranks());
+  std::sort(candidates.begin(), candidates.end(), [&split](const Candidate& a, const Candidate& b) {
+    return std::tuple(Failed(a, split), a.id) < std::tuple(Failed(b, split), b.id);
   });
   std::map<std::string, std::vector<Candidate>> kinds;
   std::map<std::string, std::vector<Candidate>> healthy;
   for (const Candidate& c : candidates) {
     kinds[c.kind].push_back(c);
-    if (!c.failed_lately) {
+    if (!Failed(c, split)) {
       healthy[c.kind].push_back(c);
     }
   }
@@ -78,21 +83,23 @@ Choice ChooseWorkers(int ranks, std::vector<Candidate> candidates) {
 }
 
 Choice ChooseSplit(const std::vector<Split>& splits, const std::vector<Candidate>& candidates) {
-  Choice none;
-  for (const Split& split : splits) {
-    std::vector<Candidate> holds;
-    std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(holds),
-                 [&split](const Candidate& c) { return c.memory_bytes >= split.rank_bytes; });
-    Choice choice = ChooseWorkers(split.ranks(), std::move(holds));
-    choice.split = split;
-    if (!choice.workers.empty()) {
-      return choice;
-    }
-    if (&split == splits.data()) {
-      none = std::move(choice);
+  Choice first;
+  for (const bool failed_too : {false, true}) {
+    for (const Split& split : splits) {
+      std::vector<Candidate> holds;
+      std::copy_if(candidates.begin(), candidates.end(), std::back_inserter(holds), [&](const Candidate& c) {
+        return c.memory_bytes >= split.rank_bytes && (failed_too || !Failed(c, split));
+      });
+      Choice choice = ChooseWorkers(split, std::move(holds));
+      if (!choice.workers.empty()) {
+        return choice;
+      }
+      if (&split == splits.data()) {
+        first = std::move(choice);
+      }
     }
   }
-  return none;
+  return first;
 }
 
 }  // namespace alphecca::coordinator

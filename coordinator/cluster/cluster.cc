@@ -152,6 +152,7 @@ void Cluster::CheckReady(Group& group, absl::Time now) {
   group.fingerprint = JoinFingerprints(fingerprints);
   group.ready_since = now;
   group.failed_on.clear();
+  group.proven = true;
   effects_.GroupReady(group.id, group.epoch, group.model->name,
                       membership_.Find(group.ranks.front().worker)->registration.address, group.fingerprint);
 }
@@ -170,7 +171,10 @@ void Cluster::RankFailed(Group& group, size_t rank, absl::Time now) {
   }
   backoff = std::min(backoff, options_.max_backoff);
   ++group.failures;
-  group.failed_on.insert(worker);
+  group.failed_on[worker].insert(group.split.plan_hash);
+  if (!group.proven) {
+    group.splits = group.model->splits;  // one that never worked binds nobody
+  }
   group.retry_at = now + backoff;
   Dissolve(group, WorkerId(), absl::UnavailableError(message));
   group.state = GroupState::kFailed;
@@ -284,11 +288,12 @@ void Cluster::FormIfWaiting(Group& group, absl::Time now) {
   std::vector<Candidate> idle;
   for (const auto& [id, member] : membership_.members()) {
     if (!holders_.contains(id)) {
+      const auto failed = group.failed_on.find(id);
       idle.push_back({.id = id,
                       .host = member.registration.host,
                       .kind = absl::StrCat(member.registration.device.kind, "\n", member.registration.build),
                       .memory_bytes = member.registration.device.memory_bytes,
-                      .failed_lately = group.failed_on.contains(id)});
+                      .failed_plans = failed != group.failed_on.end() ? failed->second : std::set<std::string>()});
     }
   }
   const Choice choice = ChooseSplit(group.splits, idle);

@@ -77,8 +77,9 @@ class Cluster {
     int failures = 0;  // in a row
     absl::Time ready_since;
     absl::Time retry_at = absl::InfinitePast();
-    std::set<WorkerId> failed_on;  // since it was last ready
-    std::vector<WorkerId> former;  // ranks of the epoch that ended last
+    bool proven = false;                                  // it was ready by its split
+    std::map<WorkerId, std::set<std::string>> failed_on;  // plans by hash, since it was last ready
+    std::vector<WorkerId> former;                         // ranks of the epoch that ended last
   };
 
   void AddGroup(const ModelSpec& model);

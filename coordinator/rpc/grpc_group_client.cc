@@ -143,7 +143,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
     for (const v1::SequenceEvent& message : incoming_.events()) {
       Deliver(SequenceId(message.sequence_id()), FromProto(message));
     }
-    incoming_.Clear();
+    incoming_ = v1::EngineEvents();  // Clear would keep the room of the largest event in each place, for good
     StartRead(&incoming_);
   }
 

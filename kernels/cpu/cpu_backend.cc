@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "common/cpus.h"
 #include "common/status_macros.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_internal.h"
@@ -22,8 +24,8 @@ std::byte* Scratch::Bytes(int64_t bytes) {
   return memory_.data();
 }
 
-CpuBackend::CpuBackend(const KernelTable& kernels, Activations activations, int threads)
-    : kernels_(kernels), activations_(activations), pool_(threads), own_(static_cast<size_t>(pool_.threads())) {}
+CpuBackend::CpuBackend(const KernelTable& kernels, Activations activations, int threads, std::span<const int> cpus)
+    : kernels_(kernels), activations_(activations), pool_(threads, cpus), own_(static_cast<size_t>(pool_.threads())) {}
 
 // Quantised rows, the middle of a gated pair or of experts, and partial attention: a bound for plain layers; experts
 // add their own, which depends on how many a token has.
@@ -58,8 +60,16 @@ std::unique_ptr<Step> CpuBackend::Upload(Stream& stream, const StepInput& input,
 
 std::unique_ptr<Backend> CreateCpuBackend(const BackendOptions& options) {
   const char* isa = std::getenv("ALPHECCA_CPU_ISA");
-  const int threads = options.threads > 0 ? options.threads : cpu::UsableThreads();
-  return std::make_unique<cpu::CpuBackend>(cpu::ChooseKernels(isa != nullptr ? isa : ""), options.activations, threads);
+  const int threads = options.threads > 0 ? options.threads : UsableThreads();
+  std::vector<int> cpus;
+  if (options.pin_threads) {
+    cpus = AllowedCpus();
+    if (cpus.size() != static_cast<size_t>(threads)) {
+      cpus.clear();
+    }
+  }
+  return std::make_unique<cpu::CpuBackend>(cpu::ChooseKernels(isa != nullptr ? isa : ""), options.activations, threads,
+                                           cpus);
 }
 
 }  // namespace alphecca::kernels

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ class Scratch {
 
 class CpuBackend : public HostBackend {
  public:
-  CpuBackend(const KernelTable& kernels, Activations activations, int threads);
+  CpuBackend(const KernelTable& kernels, Activations activations, int threads, std::span<const int> cpus = {});
 
   std::string Name() const override { return "cpu"; }
   std::string IsaPath() const override { return kernels_.name; }

@@ -1,11 +1,5 @@
 #include "kernels/cpu/isa.h"
 
-#include <sched.h>
-
-#include <algorithm>
-#include <fstream>
-#include <thread>
-
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -52,25 +46,6 @@ bool HasAmx() {
 }
 #endif
 
-// CPUs that the cgroup's quota amounts to, rounded up; 0 if there is none.
-int QuotaThreads() {
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0.0;
-  if (!(v2 >> quota >> period)) {
-    std::ifstream quota_v1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-    std::ifstream period_v1("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-    if (!(quota_v1 >> quota) || !(period_v1 >> period)) {
-      return 0;
-    }
-  }
-  const double limit = std::strtod(quota.c_str(), nullptr);  // "max" and -1: no limit
-  if (!(limit > 0.0) || !(period > 0.0)) {
-    return 0;
-  }
-  return static_cast<int>(std::clamp((limit + period - 1.0) / period, 1.0, 4096.0));
-}
-
 }  // namespace
 
 std::vector<const KernelTable*> SupportedKernels() {
@@ -100,19 +75,6 @@ const KernelTable& ChooseKernels(const std::string& name) {
     }
   }
   return *tables.back();
-}
-
-int UsableThreads() {
-  int threads = static_cast<int>(std::thread::hardware_concurrency());
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    threads = CPU_COUNT(&set);
-  }
-  if (const int quota = QuotaThreads(); quota > 0) {
-    threads = std::min(threads, quota);
-  }
-  return std::max(threads, 1);
 }
 
 }  // namespace alphecca::kernels::cpu

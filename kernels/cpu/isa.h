@@ -14,7 +14,4 @@ std::vector<const KernelTable*> SupportedKernels();
 // The one called `name`, or the best, if there is none such here.
 const KernelTable& ChooseKernels(const std::string& name);
 
-// Threads that may run at once: the affinity mask, limited by the cgroup's CPU quota. At least 1.
-int UsableThreads();
-
 }  // namespace alphecca::kernels::cpu

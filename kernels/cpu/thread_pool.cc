@@ -1,5 +1,6 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -42,13 +43,24 @@ bool Spin(Done done) {
   }
 }
 
+// A refusal (the CPU left the process's set) costs speed only.
+void Pin(std::thread& thread, int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<size_t>(cpu), &set);
+  (void)pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads, std::span<const int> cpus) {
   workers_.reserve(static_cast<size_t>(std::max(threads - 1, 0)));
   try {
     for (int i = 1; i < threads; ++i) {
       workers_.emplace_back([this, i] { WorkerLoop(i); });
+      if (static_cast<size_t>(i) < cpus.size()) {
+        Pin(workers_.back(), cpus[static_cast<size_t>(i)]);
+      }
     }
   } catch (const std::system_error&) {
     // Fewer threads are slower, not wrong.

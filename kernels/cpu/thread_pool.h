@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -13,8 +14,11 @@ namespace alphecca::kernels::cpu {
 
 class ThreadPool {
  public:
-  // `threads` >= 1, with the caller. Workers that the system refuses are done without.
-  explicit ThreadPool(int threads);
+  // `threads` >= 1, with the caller. Workers that the system refuses are done without. With `cpus`, one a thread,
+  // worker i stays on cpus[i], as far as the system allows. The caller (thread 0) stays where its mask lets it be: a
+  // pool does not own it, and threads that it starts would inherit its one CPU. It finds cpus[0] by itself, since that
+  // is the one without a worker.
+  explicit ThreadPool(int threads, std::span<const int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -241,6 +241,17 @@ class Serving(ClusterTest):
         self.assertEqual(caught.exception.code(), Code.DEADLINE_EXCEEDED)
         self.wait_idle()
 
+    def test_nobody_works_while_nothing_is_asked(self):
+        self.generate(text_request(max_tokens=5))
+        self.wait_idle()
+        processes = [self.cluster.coordinator, *self.cluster.workers.values()]
+        before, begin = [process.cpu_seconds() for process in processes], time.monotonic()
+        time.sleep(3)  # the span that is measured
+        seconds = time.monotonic() - begin
+        for process, spent in zip(processes, before):
+            self.assertGreater(spent, 0, process.name)
+            self.assertLess((process.cpu_seconds() - spent) / seconds, 0.01, f"{process.name}: share of a CPU while idle")
+
     def test_metrics(self):
         before = self.cluster.metric("alphecca_output_tokens_total")
         self.generate(text_request(max_tokens=5))

@@ -44,7 +44,7 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
       End(status, /*flush=*/false);
       return;
     }
-    command_.Clear();
+    command_ = v1::EngineCommand();  // Clear would keep the room of the longest prompt
     StartRead(&command_);
   }
 
@@ -230,8 +230,7 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
       }
       if (pending_.has_welcome() || pending_.events_size() > 0 || !backlog_.empty()) {
         writing_ = true;
-        events_.Clear();
-        events_.Swap(&pending_);
+        events_ = std::exchange(pending_, v1::EngineEvents());  // Clear would keep the room of the largest events
         event_of_.clear();
         events_.set_running(running_);
         events_.set_waiting(waiting_);

@@ -106,8 +106,8 @@ absl::Status FollowerClient::Follow(const std::string& fingerprint, absl::Durati
 }
 
 void FollowerClient::ReadPlans() {
-  v1::StepPlanMessage message;
-  while (stream_->Read(&message)) {
+  // A message each time: one for all would keep the room of the largest plan.
+  for (v1::StepPlanMessage message; stream_->Read(&message); message = v1::StepPlanMessage()) {
     absl::StatusOr<engine::StepPlan> plan = FromProto(message);
     const absl::MutexLock lock(&mutex_);
     last_plan_ = absl::Now();

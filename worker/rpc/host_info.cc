@@ -1,6 +1,5 @@
 #include "worker/rpc/host_info.h"
 
-#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,7 +7,6 @@
 #include <fstream>
 #include <limits>
 #include <sstream>
-#include <thread>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -58,14 +56,6 @@ int64_t AvailableMemoryBytes() {
     bytes = std::min(bytes, std::max<int64_t>(limit - used, 0));
   }
   return bytes == std::numeric_limits<int64_t>::max() ? int64_t{4} << 30 : bytes;
-}
-
-int AvailableCpus() {
-  cpu_set_t cpus;
-  if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0) {
-    return std::max(1, CPU_COUNT(&cpus));
-  }
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
 std::string CpuName() {

@@ -1,4 +1,4 @@
-// What this process has to offer: memory, threads, the name of its CPU, and the identity of its host.
+// What this process has to offer: memory, the name of its CPU, and the identity of its host.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,6 @@ namespace alphecca::worker {
 
 // Memory that the process may still take, bytes: the least of what the machine has free and the control group's limit.
 int64_t AvailableMemoryBytes();
-// CPUs that the process may run on.
-int AvailableCpus();
 std::string CpuName();
 // Equal on processes that can share memory by name: of one boot, network namespace and /dev/shm.
 std::string HostIdentity();

@@ -109,6 +109,7 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const DeviceOpti
   kernels::BackendOptions options;
   options.activations = activations;
   options.threads = device.threads;
+  options.pin_threads = device.pin_threads;
   return device.kernels == "ref" ? kernels::CreateRefBackend(options) : kernels::CreateCpuBackend(options);
 }
 

@@ -23,6 +23,7 @@ namespace alphecca::worker {
 struct DeviceOptions {
   std::string kernels = "cpu";  // or "ref"
   int threads = 0;              // 0: what the process may use
+  bool pin_threads = false;     // as kernels::BackendOptions
   // Memory that weights and KV may take together, bytes.
   int64_t memory_bytes = int64_t{1} << 32;
   // KV takes no more than this, bytes.

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/cpus.h"
 #include "common/status_macros.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/ref/ref_backend.h"
@@ -46,7 +47,7 @@ bool SameBits(const kernels::Choice& a, const kernels::Choice& b) {
 kernels::BackendOptions ThreadShare(const GroupOptions& options, size_t ranks) {
   kernels::BackendOptions backend = options.backend;
   if (backend.threads == 0 && ranks > 1) {
-    backend.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency() / ranks));
+    backend.threads = std::max(1, UsableThreads() / static_cast<int>(ranks));
   }
   return backend;
 }

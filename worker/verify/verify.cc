@@ -145,6 +145,7 @@ absl::StatusOr<VerifyReport> VerifyCase(const std::string& directory, const Veri
     RETURN_IF_ERROR(MeasureRouterGaps(*checkpoint, golden, group, by_owner));
   }
   std::vector<Verdict> verdicts;
+  verdicts.reserve(by_owner.size());
   for (const std::vector<PromptRun>& runs : by_owner) {
     verdicts.push_back(Judge(golden, runs, report.rule, moe));
   }

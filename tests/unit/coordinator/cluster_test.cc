@@ -253,6 +253,49 @@ TEST_F(ClusterTest, FailedShardMovesToAnotherWorkerIfThereIsOne) {
   EXPECT_EQ(effects_.assigned.back().worker, b);
 }
 
+TEST_F(ClusterTest, AWorkerTooSmallForItsShardIsLeftOutOnceAnotherIsThere) {
+  Make({TestModel("m", 2, 1, 1)});
+  const WorkerId a = Join("a", 1);
+  const WorkerId b = Join("b", 2);
+  ASSERT_TRUE(Report(b, 100, ShardState::kFailed, "weights take 9 GiB, 4 GiB are there").ok());
+  EXPECT_EQ(Group().state, GroupState::kFailed);
+  EXPECT_THAT(Group().message, HasSubstr("rank 1 on b (h:2): weights take 9 GiB, 4 GiB are there"));
+  const WorkerId c = Join("c", 3);
+  now_ += absl::Seconds(1);
+  cluster_->Tick(now_);
+  EXPECT_EQ(Group().state, GroupState::kLoading);
+  EXPECT_THAT(Group().message, HasSubstr("before that: rank 1 on b (h:2): weights take 9 GiB"));
+  ASSERT_EQ(effects_.assigned.size(), 4U);
+  EXPECT_EQ(effects_.assigned[2].worker, a);
+  EXPECT_EQ(effects_.assigned[3].worker, c);
+}
+
+// By its own count the model fits no worker alone, though by the coordinator's it does: two share it then. Once that
+// worked, it stays so.
+TEST_F(ClusterTest, ASplitThatFailsOnAllWorkersGivesWayToTheNext) {
+  ModelSpec model = TwoOrOne(OnLoss::kWait);
+  std::swap(model.splits[0], model.splits[1]);
+  Make({model});
+  const WorkerId a = Join("a", 1);
+  const WorkerId b = Join("b", 2);
+  const auto fails = [&](WorkerId worker, uint64_t epoch) {
+    EXPECT_EQ(effects_.assigned.back().worker, worker);
+    EXPECT_EQ(Group().split.plan_hash, "one");
+    ASSERT_TRUE(Report(worker, epoch, ShardState::kFailed, "too little memory").ok());
+    now_ += absl::Seconds(2);
+    cluster_->Tick(now_);
+  };
+  fails(a, 100);
+  fails(b, 101);
+  EXPECT_EQ(Group().split.plan_hash, "two");
+  ASSERT_TRUE(Report(a, 102, ShardState::kReady).ok());
+  ASSERT_TRUE(Report(b, 102, ShardState::kReady).ok());
+  EXPECT_EQ(Group().state, GroupState::kReady);
+  cluster_->Leave(b, "gone", now_);
+  EXPECT_EQ(Group().state, GroupState::kWaiting);
+  EXPECT_THAT(Group().message, HasSubstr("needs 2 idle workers"));
+}
+
 TEST_F(ClusterTest, ReplicasAndModelsShareThePool) {
   Make({TestModel("m", 2, 1, 2), TestModel("n", 1, 1, 1)});
   for (int i = 1; i <= 5; ++i) {

@@ -2,10 +2,14 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
+#include <string>
 
+#include "common/cpus.h"
 #include "kernels/check.h"
 #include "tests/unit/kernels/cpu/cpu_paths.h"
 #include "tests/unit/kernels/op_cases.h"
@@ -171,6 +175,31 @@ TEST(CpuBackendOnBadNumbers, NanActivationGivesNan) {
       for (const float y : run.Get(out)) {
         EXPECT_FALSE(std::isfinite(y)) << path.Name() << " of " << bad;
       }
+    }
+  }
+}
+
+// Threads of this process that may run on one CPU only.
+int PinnedThreads() {
+  int pinned = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    EXPECT_EQ(sched_getaffinity(std::stoi(task.path().filename()), sizeof set, &set), 0);
+    pinned += CPU_COUNT(&set) == 1 ? 1 : 0;
+  }
+  return pinned;
+}
+
+TEST(CpuBackendThreads, ArePinnedOnlyIfAskedAndAsManyAsCpus) {
+  const int cpus = static_cast<int>(AllowedCpus().size());
+  if (cpus < 2) {
+    GTEST_SKIP() << "one CPU: all threads share it";
+  }
+  for (const int threads : {cpus - 1, cpus, cpus + 1}) {
+    for (const bool pin : {false, true}) {
+      const std::unique_ptr<Backend> backend = CreateCpuBackend({.threads = threads, .pin_threads = pin});
+      EXPECT_EQ(PinnedThreads(), pin && threads == cpus ? cpus - 1 : 0) << threads << " threads of " << cpus << " CPUs";
     }
   }
 }

@@ -1,9 +1,13 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <atomic>
 #include <thread>
 #include <vector>
+
+#include "common/cpus.h"
 
 namespace alphecca::kernels::cpu {
 namespace {
@@ -76,6 +80,43 @@ TEST(ThreadPoolTest, PoolsWorkSideBySide) {
     rank.join();
   }
   EXPECT_EQ(sums, std::vector<int64_t>(4, 100 * 200));
+}
+
+// Where each thread may run while a job runs, by thread. Each of `threads` items waits for all to have begun, so that
+// every thread has one.
+std::vector<std::vector<int>> Places(ThreadPool& pool) {
+  std::vector<std::vector<int>> places(static_cast<size_t>(pool.threads()));
+  std::atomic<int> begun = 0;
+  pool.Run(pool.threads(), 1, [&](int64_t, int64_t, int thread) {
+    places[static_cast<size_t>(thread)] = AllowedCpus();
+    ++begun;
+    while (begun < pool.threads()) {
+      std::this_thread::yield();
+    }
+  });
+  return places;
+}
+
+TEST(ThreadPoolTest, PinsItsWorkersAndNotItsCaller) {
+  const std::vector<int> before = AllowedCpus();
+  ASSERT_FALSE(before.empty());
+  std::vector<int> cpus;
+  for (size_t i = 0; i < 3; ++i) {
+    cpus.push_back(before[i % before.size()]);
+  }
+  ThreadPool pool(3, cpus);
+  ASSERT_EQ(pool.threads(), 3);
+  EXPECT_EQ(Places(pool), (std::vector<std::vector<int>>{before, {cpus[1]}, {cpus[2]}}));
+  EXPECT_EQ(AllowedCpus(), before);
+  ThreadPool free(3);
+  EXPECT_EQ(Places(free), (std::vector<std::vector<int>>{before, before, before}));
+}
+
+// Beyond the largest CPU of any machine: as if the CPU had left the process's set.
+TEST(ThreadPoolTest, WorksWhereItMayNotPin) {
+  const std::vector<int> none = {CPU_SETSIZE - 1, CPU_SETSIZE - 1};
+  ThreadPool pool(2, none);
+  EXPECT_EQ(Places(pool)[1], AllowedCpus());
 }
 
 }  // namespace
