@@ -13,6 +13,8 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 inline constexpr int kLanes = 8;
+// Rows of a product of F32 matrices, two vectors wide, whose sums fit the registers.
+inline constexpr int kTileRows = 4;
 
 struct F {
   float v[kLanes];
@@ -135,6 +137,10 @@ inline uint16_t U16At(const std::byte* p, int i) {
 }
 inline F LoadF16(const std::byte* p) {
   return Each<F>([&](int i) { return F16ToF32(U16At(p, i)); });
+}
+// One number in every lane.
+inline F SetF16(const std::byte* p) {
+  return Set(F16ToF32(U16At(p, 0)));
 }
 inline F LoadBf16(const std::byte* p) {
   return Each<F>([&](int i) { return Bf16ToF32(U16At(p, i)); });
