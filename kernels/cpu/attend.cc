@@ -291,6 +291,8 @@ class TileAttention {
     if (wanted == 0) {
       return;
     }
+    const std::byte* next[kAttendKeys / kKeyGroup] = {};
+    FindKeys(first + kAttendKeys, next);
     const ChunkPlaces places = Locate(pool_, a_.pool_layer, tile_.heads.kv_head, table_, first, wanted, staging_);
     kernels_.attend_chunk({.type = pool_.spec.type,
                            .head_dim = a_.head_dim,
@@ -299,11 +301,23 @@ class TileAttention {
                            .q = q_,
                            .keys = places.keys,
                            .values = places.values,
+                           .next = next,
                            .visible = spans,
                            .out = to.out,
                            .max = to.max,
                            .sum = to.sum,
                            .scratch = chunk_});
+  }
+
+  // Groups of keys from `first` on, as far as the tile's keys go; null where there are none.
+  void FindKeys(int64_t first, const std::byte** groups) const {
+    const int64_t block_tokens = pool_.spec.block_tokens;
+    for (int64_t key = first; key < first + kAttendKeys && key <= tile_.keys.last; key += kKeyGroup, ++groups) {
+      const int32_t block = table_[static_cast<size_t>(key / block_tokens)];
+      if (block >= 0) {
+        *groups = pool_.KeyGroup(a_.pool_layer, block, tile_.heads.kv_head, key % block_tokens);
+      }
+    }
   }
 
   const KernelTable& kernels_;

@@ -9,8 +9,9 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 // Keys, or columns of values, that are turned into F32 at a time, once for all queries.
-constexpr int kStripVectors = 2;
+constexpr int kStripVectors = kTileVectors;
 constexpr int kStrip = kStripVectors * kLanes;
+static_assert(kStrip <= 32, "or kAttendScratch and AttendWidth are too small");
 constexpr int kGroup = 16;  // HostKvPool's kKeyGroup
 constexpr int kQ8Block = 32;
 
@@ -109,21 +110,21 @@ struct KeysFromGroups {
   }
 };
 
-// Columns from `begin` on of value k; keeps what it reads.
+// Columns from `begin` on of value k; keeps what it reads. Fetches as large a share of the next chunk's keys.
 template <DType kType>
 struct ValuesFromRows {
-  const std::byte* const* rows;
-  int head_dim;
+  const AttendChunk& a;
   int begin;
   float* strip;
 
   void operator()(int k, F (&x)[kStripVectors]) {
-    const std::byte* row = rows[k];
+    const std::byte* row = a.values[k];
+    __builtin_prefetch(a.next[k / kGroup] + kBytes<kType> * (begin * kGroup + k % kGroup * kStrip), 0, 2);
     for (int v = 0; v < kStripVectors; ++v) {
       x[v] = LoadStored<kType>(row + kBytes<kType> * (begin + v * kLanes));
     }
     if constexpr (kType == DType::kQ8_0) {  // a strip lies within a block
-      const F scale = SetF16(row + head_dim + begin / kQ8Block * 2);
+      const F scale = SetF16(row + a.head_dim + begin / kQ8Block * 2);
       for (int v = 0; v < kStripVectors; ++v) {
         x[v] = Mul(scale, x[v]);
       }
@@ -285,7 +286,7 @@ void ConvertValues(const AttendChunk& a, KeySpan keys, int begin, float* strip) 
       continue;
     }
     if (columns == kStrip) {
-      ValuesFromRows<kType>{a.values, a.head_dim, begin, strip}(k, x);
+      ValuesFromRows<kType>{a, begin, strip}(k, x);
       continue;
     }
     std::byte some[kBytes<kType> * kStrip] = {};  // never of Q8_0, whose heads are whole blocks
@@ -344,7 +345,7 @@ void SumColumns(const AttendChunk& a, KeySpan seen, int begin, const float* weig
       const KeySpan common = SeenByAll(a.visible, count);
       if (common.begin == seen.begin && common.end == seen.end && begin + kStrip <= a.head_dim) {
         return WithCount<kTileRows>(count, [&](auto queries) {
-          SumTile<decltype(queries)::kValue>(weights, ValuesFromRows<kType>{a.values, a.head_dim, begin, strip}, seen,
+          SumTile<decltype(queries)::kValue>(weights, ValuesFromRows<kType>{a, begin, strip}, seen,
                                              AttendWidth(a.head_dim), out);
         });
       }

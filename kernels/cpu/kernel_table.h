@@ -85,6 +85,7 @@ struct AttendChunk {
   // Groups of 16 keys and single values as HostKvPool lays them out; null where no query sees any.
   const std::byte* const* keys = nullptr;    // [kAttendKeys / 16]
   const std::byte* const* values = nullptr;  // [kAttendKeys]
+  const std::byte* const* next = nullptr;    // [kAttendKeys / 16] groups of the chunk after this, to be fetched
   const KeySpan* visible = nullptr;          // [queries]
   float* out = nullptr;                      // [queries, AttendWidth(head_dim)] sum of exp(score - max) * value
   float* max = nullptr;                      // [queries] -inf before the first chunk

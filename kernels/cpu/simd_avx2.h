@@ -10,7 +10,8 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 inline constexpr int kLanes = 8;
-inline constexpr int kTileRows = 6;
+inline constexpr int kTileRows = 3;
+inline constexpr int kTileVectors = 4;
 
 struct F {
   __m256 v;

@@ -12,6 +12,7 @@ namespace {
 
 inline constexpr int kLanes = 16;
 inline constexpr int kTileRows = 8;
+inline constexpr int kTileVectors = 2;
 
 struct F {
   __m512 v;

@@ -13,8 +13,10 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 inline constexpr int kLanes = 8;
-// Rows of a product of F32 matrices, two vectors wide, whose sums fit the registers.
+// Rows and vectors of a product of F32 matrices whose sums fit the registers. Where registers are few, few rows: so
+// that even the two queries of a small group keep the multipliers busy.
 inline constexpr int kTileRows = 4;
+inline constexpr int kTileVectors = 2;
 
 struct F {
   float v[kLanes];

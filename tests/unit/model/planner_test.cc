@@ -339,6 +339,7 @@ TEST(PlannerTest, WrongRequestsSayWhatIsRight) {
   fails(
       [](PlanRequest& r) {
         r.kv_type = DType::kQ8_0;
+        r.config.rope_sliding.rotating = 40;
         for (LayerConfig& layer : r.config.layers) {
           layer.head_dim = layer.full_attention ? layer.head_dim : 80;
         }
