@@ -1,5 +1,5 @@
-// Attention of the CPU backend: one row over a long context, and a chunk of a prompt. bytes/s counts keys and values
-// that a row sees; items/s counts operations, four a query element and key.
+// Attention of the CPU backend: one row over a long context, and a chunk of a prompt. bytes/s counts the keys and
+// values of the context once; items/s counts operations, four a query element and visible key.
 #include <benchmark/benchmark.h>
 
 #include <cstdlib>
@@ -24,6 +24,7 @@ struct Shape {
   int64_t tokens;
   int32_t context;  // keys of the last row
   int threads;
+  DType type;
 };
 
 constexpr int kBlockTokens = 16;
@@ -66,7 +67,7 @@ void Attend(benchmark::State& state, const Shape& s) {
                                      .num_blocks = blocks,
                                      .num_slots = 1,
                                      .max_blocks_per_slot = blocks,
-                                     .type = DType::kBF16});
+                                     .type = s.type});
   const int64_t cols = int64_t{s.heads} * s.head_dim;
   auto q = backend->Allocate(s.tokens * cols * 4);
   auto out = backend->Allocate(s.tokens * cols * 4);
@@ -96,14 +97,16 @@ void Attend(benchmark::State& state, const Shape& s) {
   for (const KeyRange k : rows.keys) {
     visible += k.last - k.first + 1;
   }
-  state.SetBytesProcessed(state.iterations() * visible * 2 * 2 * s.kv_heads * s.head_dim);
+  state.SetBytesProcessed(state.iterations() * s.context * 2 * s.kv_heads *
+                          alphecca::kernels::RowBytes(s.type, s.head_dim));
   state.SetItemsProcessed(state.iterations() * visible * 4 * cols);
 }
 
 void Register(const Shape& s) {
   const std::string name = "H" + std::to_string(s.heads) + "_K" + std::to_string(s.kv_heads) + "_d" +
                            std::to_string(s.head_dim) + "/T" + std::to_string(s.tokens) + "/context" +
-                           std::to_string(s.context) + "/threads" + std::to_string(s.threads);
+                           std::to_string(s.context) + "/" + alphecca::kernels::TypeName(s.type) + "/threads" +
+                           std::to_string(s.threads);
   alphecca::bench::Register(name, [s](benchmark::State& state) { Attend(state, s); });
 }
 
@@ -111,13 +114,16 @@ void Register(const Shape& s) {
 
 int main(int argc, char** argv) {
   for (const int threads : {1, 2}) {
-    for (const int32_t context : {512, 8192}) {
-      Register({8, 1, 256, 1, context, threads});   // E2B, sliding layers' heads
-      Register({8, 1, 512, 1, context, threads});   // E2B, full layers
-      Register({16, 8, 256, 1, context, threads});  // 26B-A4B, sliding
+    for (const DType type : {DType::kBF16, DType::kQ8_0}) {
+      for (const int32_t context : {512, 4096, 32768}) {
+        for (const int64_t tokens : {1, 256}) {
+          Register({8, 1, 256, tokens, context, threads, type});  // E2B, sliding layers' heads
+          Register({8, 1, 512, tokens, context, threads, type});  // E2B, full layers
+        }
+        Register({16, 8, 256, 1, context, threads, type});  // 26B-A4B, sliding
+      }
+      Register({16, 8, 256, 256, 4096, threads, type});
     }
-    Register({8, 1, 256, 512, 512, threads});
-    Register({16, 8, 256, 512, 512, threads});
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();

@@ -335,7 +335,7 @@ def main():
     p.add_argument("--context", type=int, default=512)
     p.add_argument("--max-sequences", type=int, default=48, help="in the batch")
     p.add_argument("--memory", type=float, default=0.029, help="GiB of each worker for weights and KV: so little that KV is tight")
-    p.add_argument("--kv-type", default="f32", choices=("bf16", "f32"), help="f32 makes KV tight in the least memory that a worker takes")
+    p.add_argument("--kv-type", default="f32", choices=("bf16", "f32", "q8_0"), help="f32 makes KV tight in the least memory that a worker takes")
     p.add_argument("--max-open", type=int, default=100, help="sequences at the coordinator: beyond, it refuses")
     p.add_argument("--max-waiting", type=int, default=72, help="sequences in the engine's queue: beyond, it refuses")
     p.add_argument("--seed", default="1")

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
+#include "kernels/kv_type.h"
 #include "kernels/logit_rules.h"
 
 namespace alphecca::cli {
@@ -87,7 +88,7 @@ void AddClusterFlags(CLI::App& command, ClusterFlags& flags, int ranks) {
                    "Read tables that are only looked up (per-layer embeddings) at load and keep them in memory");
   command.add_option("--activations", o.activations, "default: int8 against quantised weights; f32: F32 against all")
       ->check(CLI::IsMember({"default", "f32"}));
-  command.add_option("--kv-type", o.kv_type, "Type of the KV cache")->check(CLI::IsMember({"bf16", "f32"}));
+  command.add_option("--kv-type", o.kv_type, "Type of the KV cache")->check(CLI::IsMember(kernels::KvTypeNames()));
   command.add_option("--kernels", o.kernels, "cpu: fast; ref: the plain reference")
       ->check(CLI::IsMember({"cpu", "ref"}));
   command.add_option("--logs", o.log_folder, "Folder for the processes' logs (default: a temporary one)");

@@ -27,7 +27,7 @@ struct LocalClusterOptions {
   std::string weights;  // "" or as model::ParseWeightType takes it
   bool resident_tables = false;
   std::string activations;  // "", "default" or "f32"
-  std::string kv_type;      // "", "bf16" or "f32"
+  std::string kv_type;      // "", or as --kv-type has it
   std::string kernels;      // "", "cpu" or "ref"
   std::string listen = "127.0.0.1:0";
   std::string metrics = "127.0.0.1:0";

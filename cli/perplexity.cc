@@ -17,6 +17,7 @@
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "common/status_macros.h"
+#include "kernels/kv_type.h"
 #include "model/shard_plan.h"
 #include "nlohmann/json.hpp"
 #include "text/tokenizer.h"
@@ -78,7 +79,7 @@ absl::StatusOr<verify::GroupOptions> ToOptions(const PerplexityFlags& flags, con
       flags.activations == "f32" ? kernels::Activations::kF32 : kernels::Activations::kDefault;
   options.backend.threads =
       flags.threads == 0 ? 0 : std::max(1, flags.threads / std::max(options.sharding.tp, options.sharding.ep));
-  options.kv_type = flags.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
+  options.kv_type = *kernels::KvTypeByName(flags.kv_type);
   options.context = flags.context;
   const int64_t rows = kLogitBytes / (config.vocab * static_cast<int64_t>(sizeof(float)));
   options.max_rows = std::clamp<int64_t>(rows, 1, std::min<int64_t>(256, flags.context));
@@ -150,7 +151,7 @@ void AddPerplexity(CLI::App& app, int& result) {
       ->check(CLI::IsMember({"default", "f32"}))
       ->capture_default_str();
   command->add_option("--kv-type", flags->kv_type, "Type of the KV cache")
-      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->check(CLI::IsMember(kernels::KvTypeNames()))
       ->capture_default_str();
   command->add_option("--tp", flags->tp, "Tensor-parallel ranks")->check(CLI::Range(1, 64))->capture_default_str();
   command->add_option("--ep", flags->ep, "Expert-parallel sets; 0: as --tp on MoE models")->check(CLI::Range(0, 64));

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/commands.h"
 #include "common/status_macros.h"
+#include "kernels/kv_type.h"
 #include "model/planner/drafter.h"
 #include "model/planner/planner.h"
 #include "model/published.h"
@@ -46,7 +47,7 @@ absl::StatusOr<model::PlanRequest> ToRequest(const PlanFlags& flags) {
   request.name = flags.model;
   request.weights = WeightType(flags.weights);
   request.resident_tables = flags.resident_tables;
-  request.kv_type = flags.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
+  request.kv_type = *kernels::KvTypeByName(flags.kv_type);
   request.context = flags.context;
   request.concurrency = flags.concurrency;
   request.step_rows = flags.step_rows;
@@ -220,7 +221,7 @@ void AddPlan(CLI::App& app, int& result) {
       ->check(CLI::Range(0, 1024));
   command->add_flag("--drafter", flags->drafter, "The model's own drafter beside rank 0's shard");
   command->add_option("--kv-type", flags->kv_type, "Type of the KV cache")
-      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->check(CLI::IsMember(kernels::KvTypeNames()))
       ->capture_default_str();
   command->add_option("--step-rows", flags->step_rows, "Rows of a step at most")->capture_default_str();
   command

@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "common/version.h"
 #include "coordinator/config_file.h"
+#include "kernels/kv_type.h"
 #include "model/shard_plan.h"
 #include "model/weight_type.h"
 
@@ -96,7 +97,8 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
   app.add_option("--context", raw.serve.context,
                  "Tokens of one sequence at most, prompt and answer (default: the model's, at most 8192)");
   app.add_option("--max-sequences", raw.serve.max_sequences, "Sequences at once in each group")->capture_default_str();
-  app.add_option("--kv-type", raw.serve.kv_type, "Type of the KV cache: bf16 or f32")->capture_default_str();
+  app.add_option("--kv-type", raw.serve.kv_type, "Type of the KV cache: bf16, f32, or q8_0 (8 bits a number)")
+      ->capture_default_str();
   app.add_option("--weights", raw.serve.weights,
                  "as-file, or what F32 and BF16 files are converted to while loading: f32, bf16, sfp8 or q4_0")
       ->capture_default_str();
@@ -133,7 +135,7 @@ absl::Status CheckServe(const ServeOptions& s) {
   RETURN_IF_ERROR(Check("--context", s.context == 0 || s.context >= 2, absl::StrCat(s.context), "at least 2"));
   RETURN_IF_ERROR(Check("--max-sequences", s.max_sequences >= 1 && s.max_sequences <= 65536,
                         absl::StrCat(s.max_sequences), "1 to 65536"));
-  RETURN_IF_ERROR(Check("--kv-type", s.kv_type == "bf16" || s.kv_type == "f32", s.kv_type, "bf16 or f32"));
+  RETURN_IF_ERROR(Check("--kv-type", kernels::KvTypeByName(s.kv_type).has_value(), s.kv_type, kernels::kKvNames));
   RETURN_IF_ERROR(Check("--weights", model::ParseWeightType(s.weights).ok(), s.weights,
                         std::string(model::kWeightTypeNames).c_str()));
   return Check("--activations", s.activations == "default" || s.activations == "f32", s.activations, "default or f32");

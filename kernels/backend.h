@@ -99,7 +99,7 @@ struct KvPoolSpec {
   int64_t num_blocks = 0;
   int num_slots = 0;                // sequences that may hold a block table at once
   int64_t max_blocks_per_slot = 0;  // columns of the block table: ceil(context / S)
-  DType type = DType::kBF16;        // kBF16 or kF32
+  DType type = DType::kBF16;        // kBF16, kF32, or kQ8_0: head_dim a multiple of 32
 };
 
 // Paged K and V of the layers of one pool, and the block table [num_slots, max_blocks_per_slot] of its sequences.

@@ -7,10 +7,6 @@ namespace {
 
 constexpr int64_t kActivationBytes = 4;  // F32
 
-int64_t PoolElementBytes(const KvPool& pool) {
-  return Info(pool.spec.type).block_bytes;
-}
-
 }  // namespace
 
 OpCost Cost(const MatMulArgs& a) {
@@ -43,8 +39,8 @@ OpCost Cost(const AttendArgs& a, int64_t keys) {
   const int64_t first = a.first_head / a.group;
   const int64_t last = (a.first_head + a.heads - 1) / a.group;
   const int64_t kv_heads = a.heads > 0 ? last - first + 1 : 0;
-  const int64_t kv_bytes = a.pool != nullptr ? PoolElementBytes(*a.pool) : 0;
-  return {.bytes = 2 * keys * kv_heads * a.head_dim * kv_bytes + 2 * a.q.rows * a.heads * a.head_dim * kActivationBytes,
+  const int64_t row_bytes = a.pool != nullptr ? RowBytes(a.pool->spec.type, a.head_dim) : 0;
+  return {.bytes = 2 * keys * kv_heads * row_bytes + 2 * a.q.rows * a.heads * a.head_dim * kActivationBytes,
           .flops = 4 * keys * a.heads * a.head_dim};
 }
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "common/status_macros.h"
+#include "kernels/kv_type.h"
+
 namespace alphecca::model {
 
 int64_t SlidingBlocksFor(int64_t tokens, int window, int64_t chunk, int block_tokens) {
@@ -20,14 +23,21 @@ bool HasPool(const ModelConfig& config, kernels::PoolKind pool) {
 }
 
 int64_t KvTokenBytes(const ModelConfig& config, const RankShard& shard, kernels::PoolKind pool, kernels::DType type) {
-  int64_t values = 0;
+  int64_t bytes = 0;
   for (size_t i = 0; i < config.layers.size() && i < shard.layers.size(); ++i) {
     const LayerConfig& layer = config.layers[i];
     if (config.OwnsKv(static_cast<int>(i)) && layer.full_attention == (pool == kernels::kFullPool)) {
-      values += 2 * shard.layers[i].kv_heads.size() * layer.head_dim;
+      bytes += 2 * shard.layers[i].kv_heads.size() * kernels::RowBytes(type, layer.head_dim);
     }
   }
-  return values * kernels::RowBytes(type, 1);
+  return bytes;
+}
+
+absl::Status CheckKvType(const ModelConfig& config, kernels::DType type) {
+  for (const LayerConfig& layer : config.layers) {
+    RETURN_IF_ERROR(kernels::CheckKvType(type, layer.head_dim));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace alphecca::model

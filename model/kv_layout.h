@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "kernels/backend.h"
 #include "model/config.h"
 #include "model/shard_plan.h"
@@ -23,5 +24,8 @@ bool HasPool(const ModelConfig& config, kernels::PoolKind pool);
 
 // Bytes of one token's K and V in a pool on a rank, all layers that own KV together.
 int64_t KvTokenBytes(const ModelConfig& config, const RankShard& shard, kernels::PoolKind pool, kernels::DType type);
+
+// InvalidArgument unless all heads of the model can be held in a KV cache of this type.
+absl::Status CheckKvType(const ModelConfig& config, kernels::DType type);
 
 }  // namespace alphecca::model

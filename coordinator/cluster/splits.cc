@@ -1,9 +1,12 @@
 #include "coordinator/cluster/splits.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/kv_type.h"
 #include "model/planner/footprint.h"
 #include "model/weight_type.h"
 
@@ -27,7 +30,10 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
     ASSIGN_OR_RETURN(sharding.replicas, model::PlaceReplicas(config, load, ep, options.hot_experts));
   }
   ASSIGN_OR_RETURN(const model::ShardPlan plan, model::MakeShardPlan(checkpoint, sharding, weights));
-  const auto kv_type = options.kv_type == "f32" ? kernels::DType::kF32 : kernels::DType::kBF16;
+  const std::optional<kernels::DType> kv_type = kernels::KvTypeByName(options.kv_type);
+  if (!kv_type.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat("kv_type ", options.kv_type, ": want ", kernels::kKvNames));
+  }
   Split split{.tp = tp,
               .ep = ep,
               .plan_hash = plan.Hash(),
@@ -37,7 +43,7 @@ absl::StatusOr<Split> MakeSplit(const model::Checkpoint& checkpoint, const Split
   const model::StepSizes sizes = model::StepSizesFor(kStepRows, options.max_sequences);
   for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
     ASSIGN_OR_RETURN(model::Footprint footprint,
-                     model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, kv_type, sizes));
+                     model::RankFootprint(checkpoint, plan, static_cast<int>(rank), weights, *kv_type, sizes));
     if (options.resident_tables) {
       footprint.HoldTables();
     }

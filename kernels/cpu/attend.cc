@@ -1,250 +1,385 @@
-// Head norms, RoPE, the KV cache, and attention over it.
+// Attention over the KV cache.
 //
-// A row's keys are taken in chunks that begin at multiples of kAttendKeys; each gives a partial softmax, and the chunks
-// join in rising order. So the sums are grouped alike whether one thread takes all chunks of a row or several do, and
-// whatever else the step holds.
+// Rows of one slot that follow each other, and the query heads of one kv head, form a tile, for which keys and values
+// are read once. A row's keys are taken in chunks that begin at multiples of kAttendKeys; chunks add up to parts that
+// begin at multiples of kPartKeys, and parts join in rising order. So a row's sums are grouped alike whether one thread
+// takes all parts or several do, and whatever else the step holds.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <span>
+#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_internal.h"
 
 namespace alphecca::kernels::cpu {
 
-// ---- Qkv ------------------------------------------------------------------------------------------------------------
-
-// Cosines and sines of a step, for all layers with these frequencies.
-const CpuBackend::Angles& CpuBackend::AnglesOf(const HostStep& step, const Buffer* buffer, int64_t half) {
-  const float* frequencies = Floats(buffer, half);
-  for (const Angles& known : angles_) {
-    if (known.step == &step && known.frequencies == frequencies && known.half == half) {
-      return known;
-    }
-  }
-  Angles& made = angles_.emplace_back();
-  made.step = &step;
-  made.frequencies = frequencies;
-  made.half = half;
-  made.cosine.resize(static_cast<size_t>(step.rows * half));
-  made.sine.resize(static_cast<size_t>(step.rows * half));
-  ForRows(step.rows, 32 * half, [&](int64_t t, int) {
-    const auto position = static_cast<float>(step.positions[static_cast<size_t>(t)]);
-    for (int64_t i = 0; i < half; ++i) {
-      // The angle is rounded to F32, as the model's own implementation does.
-      const auto angle = static_cast<double>(position * frequencies[i]);
-      made.cosine[static_cast<size_t>(t * half + i)] = static_cast<float>(std::cos(angle));
-      made.sine[static_cast<size_t>(t * half + i)] = static_cast<float>(std::sin(angle));
-    }
-  });
-  return made;
-}
-
-void CpuBackend::Qkv(Stream&, const Step& step, const QkvArgs& a) {
-  const HostStep& s = Host(step);
-  const int width = a.head_dim;
-  Check(a.qkv.rows == s.rows && a.qkv.cols == int64_t{a.heads + (a.v_from_k ? 1 : 2) * a.kv_heads} * width,
-        "Qkv: shape of qkv");
-  const float* q_norm = Floats(a.q_norm, width);
-  const float* k_norm = Floats(a.k_norm, width);
-  const Angles& angles = AnglesOf(s, a.rope.frequencies, width / 2);
-  HostKvPool* pool = a.kv_heads > 0 ? &Host(*a.pool) : nullptr;
-
-  const auto norm_and_turn = [&](const float* in, const float* norm, int64_t t, float* out) {
-    kernels_.scale_row(in, InverseRms(in, width, a.eps), norm, width, out);
-    kernels_.rotate(out, angles.cosine.data() + t * angles.half, angles.sine.data() + t * angles.half, width);
-  };
-  const auto store = [&](const float* x, std::byte* run, int64_t position) {
-    const int64_t row_bytes = RowBytes(pool->spec.type, width);
-    std::byte* to = run + position % pool->spec.block_tokens * row_bytes;
-    if (pool->spec.type == DType::kBF16) {
-      kernels_.to_bf16(x, width, to);
-    } else {
-      std::memcpy(to, x, static_cast<size_t>(row_bytes));
-    }
-  };
-  ForRows(s.rows, 2 * a.qkv.cols, [&](int64_t t, int thread) {
-    float* row = FloatRow(a.qkv, t);
-    for (int head = 0; head < a.heads; ++head) {
-      norm_and_turn(row + int64_t{head} * width, q_norm, t, row + int64_t{head} * width);
-    }
-    if (pool == nullptr) {
-      return;
-    }
-    float* own = Own(thread).Floats(width);
-    const int32_t position = s.positions[static_cast<size_t>(t)];
-    const int32_t block = pool->BlockOf(s.slots[static_cast<size_t>(t)], position);
-    for (int head = 0; head < a.kv_heads; ++head) {
-      const float* key = row + int64_t{a.heads + head} * width;
-      const float* value = a.v_from_k ? key : key + int64_t{a.kv_heads} * width;
-      norm_and_turn(key, k_norm, t, own);
-      store(own, pool->Keys(a.pool_layer, block, head), position);
-      if (a.norm_v) {
-        kernels_.scale_row(value, InverseRms(value, width, a.eps), nullptr, width, own);
-        value = own;
-      }
-      store(value, pool->Values(a.pool_layer, block, head), position);
-    }
-  });
-}
-
-// ---- Attend ---------------------------------------------------------------------------------------------------------
-
-// How a step's attention is cut up. A unit is some chunks of one block of heads of one row.
-struct CpuBackend::AttendPlan {
-  struct Heads {  // query heads of one kv head, at most kAttendHeads
-    int first = 0;
-    int count = 0;
-    int kv_head = 0;
-  };
-  std::vector<Heads> blocks;
-  int64_t max_chunks = 0;  // of any row
-  int64_t spans = 1;       // units that share a row and block
-  int64_t chunks_a_span = 0;
-  float* partial = nullptr;  // [T, blocks, max_chunks, kAttendHeads * (head_dim + 2)] if there are several spans
-
-  float* Partial(int64_t row_block, int64_t chunk, int64_t head_dim) const {
-    return partial + (row_block * max_chunks + chunk) * kAttendHeads * (head_dim + 2);
-  }
-};
+static_assert(kAttendKeys % kKeyGroup == 0);
 
 namespace {
 
-int64_t FirstChunk(KeyRange keys) {
-  return keys.first / kAttendKeys;
+constexpr int64_t kPartKeys = 256;
+static_assert(kPartKeys % kAttendKeys == 0);
+// Room for the parts of tiles that several threads share: beyond it tiles stay whole.
+constexpr int64_t kPartsFloats = int64_t{16} << 20;
+
+// Query heads of one kv head.
+struct Heads {
+  int first = 0;
+  int count = 0;
+  int kv_head = 0;
+};
+
+// Some rows of one slot times some heads, at most kAttendQueries queries: query r * heads.count + h.
+struct QueryTile {
+  int64_t row = 0;
+  int64_t rows = 0;
+  Heads heads;
+  KeyRange keys;           // that any row sees, and maybe some between them that none does
+  float* parts = nullptr;  // [PartsOf(keys)] parts, if the tile is cut up; see Part
+
+  int queries() const { return static_cast<int>(rows) * heads.count; }
+};
+
+// The tile's keys of parts [begin, end).
+struct Piece {
+  const QueryTile* tile = nullptr;
+  Range parts;
+};
+
+// A softmax over some keys: out [queries, width], max [queries], sum [queries]; sum 0 where the query sees none.
+struct Part {
+  float* out = nullptr;
+  float* max = nullptr;
+  float* sum = nullptr;
+  int64_t width = 0;
+
+  static int64_t Floats(int64_t queries, int64_t width) { return queries * (width + 2); }
+  Part(float* at, int64_t queries, int64_t row)
+      : out(at), max(at + queries * row), sum(at + queries * (row + 1)), width(row) {}
+};
+
+bool None(KeyRange keys) {
+  return keys.last < keys.first;
 }
-int64_t Chunks(KeyRange keys) {
-  return keys.last < keys.first ? 0 : keys.last / kAttendKeys - FirstChunk(keys) + 1;
+Range PartsOf(KeyRange keys) {
+  return None(keys) ? Range{0, 0} : Range{keys.first / kPartKeys, keys.last / kPartKeys + 1};
+}
+// Which keys from `first` on, at most kAttendKeys, lie in the range.
+KeySpan Visible(KeyRange keys, int64_t first) {
+  const auto within = [&](int64_t key) { return static_cast<int>(std::clamp<int64_t>(key - first, 0, kAttendKeys)); };
+  return {within(keys.first), within(int64_t{keys.last} + 1)};
 }
 
-// Where the keys and values of positions [first, last] of a slot lie; returns how many they are.
-int Locate(const HostKvPool& pool, int layer, int kv_head, std::span<const int32_t> table, int64_t first, int64_t last,
-           const std::byte** key, const std::byte** value) {
-  const int64_t block_tokens = pool.spec.block_tokens;
-  const int64_t row_bytes = RowBytes(pool.spec.type, pool.spec.layers[static_cast<size_t>(layer)].head_dim);
-  int count = 0;
-  while (first <= last) {
-    const int64_t index = first / block_tokens;
-    const int64_t end = std::min(last + 1, (index + 1) * block_tokens);
-    const int32_t block = table[static_cast<size_t>(index)];
-    Check(block >= 0, "a block at every position that is read");
-    const std::byte* keys = pool.Keys(layer, block, kv_head);
-    const std::byte* values = pool.Values(layer, block, kv_head);
-    for (; first < end; ++first, ++count) {
-      key[count] = keys + first % block_tokens * row_bytes;
-      value[count] = values + first % block_tokens * row_bytes;
+uint64_t Bits(KeySpan span) {
+  return span.empty() ? 0 : ~uint64_t{0} >> (kAttendKeys - (span.end - span.begin)) << span.begin;
+}
+
+std::vector<Heads> GroupHeads(const AttendArgs& a) {
+  std::vector<Heads> groups;
+  for (int head = 0; head < a.heads; ++head) {
+    const int kv_head = (a.first_head + head) / a.group - a.first_kv_head;
+    if (groups.empty() || groups.back().kv_head != kv_head || groups.back().count == kAttendQueries) {
+      groups.push_back({head, 0, kv_head});
+    }
+    ++groups.back().count;
+  }
+  return groups;
+}
+
+std::vector<QueryTile> CutRows(const HostStep& s, const AttendArgs& a) {
+  std::vector<QueryTile> tiles;
+  const std::vector<KeyRange>& visible = s.visible[a.pool_kind];
+  const auto slot = [&](int64_t t) { return s.slots[static_cast<size_t>(t)]; };
+  for (const Heads& heads : GroupHeads(a)) {
+    const int64_t most = std::max(1, kAttendQueries / heads.count);
+    for (int64_t t = 0; t < s.rows;) {
+      QueryTile tile;
+      tile.row = t;
+      tile.heads = heads;
+      for (; t < s.rows && tile.rows < most && slot(t) == slot(tile.row); ++t, ++tile.rows) {
+        const KeyRange keys = visible[static_cast<size_t>(t)];
+        if (None(tile.keys)) {
+          tile.keys = keys;
+        } else if (!None(keys)) {
+          tile.keys = {std::min(tile.keys.first, keys.first), std::max(tile.keys.last, keys.last)};
+        }
+      }
+      tiles.push_back(tile);
     }
   }
-  return count;
+  return tiles;
 }
+
+// About as much as it takes: products, and reading the keys.
+int64_t Work(const QueryTile& tile) {
+  return PartsOf(tile.keys).size() * (tile.queries() + 8);
+}
+
+// Tiles that are more than a fair share for one thread are cut into parts, for which `scratch` gives room.
+std::vector<Piece> CutKeys(std::vector<QueryTile>& tiles, int threads, int64_t width, Scratch& scratch) {
+  int64_t all = 0;
+  for (const QueryTile& tile : tiles) {
+    all += Work(tile);
+  }
+  const int64_t share = threads > 1 ? std::max<int64_t>(1, all / (int64_t{4} * threads)) : all;
+  const auto floats = [&](const QueryTile& tile) {
+    return PartsOf(tile.keys).size() * Part::Floats(tile.queries(), width);
+  };
+  std::vector<Piece> pieces;
+  std::vector<QueryTile*> cut;
+  int64_t room = 0;
+  for (QueryTile& tile : tiles) {
+    const Range parts = PartsOf(tile.keys);
+    const int64_t count = std::min(parts.size(), (Work(tile) + share - 1) / share);
+    if (count <= 1 || room + floats(tile) > kPartsFloats) {
+      pieces.push_back({&tile, parts});
+      continue;
+    }
+    room += floats(tile);
+    cut.push_back(&tile);
+    for (int64_t i = 0; i < count; ++i) {
+      pieces.push_back({&tile, {parts.begin + parts.size() * i / count, parts.begin + parts.size() * (i + 1) / count}});
+    }
+  }
+  float* at = cut.empty() ? nullptr : scratch.Floats(room);
+  for (QueryTile* tile : cut) {
+    tile->parts = at;
+    at += floats(*tile);
+  }
+  return pieces;
+}
+
+// Where the keys and values of one chunk lie, as AttendChunk wants them.
+struct ChunkPlaces {
+  const std::byte* keys[kAttendKeys / kKeyGroup] = {};
+  const std::byte* values[kAttendKeys] = {};
+};
+
+// One token's key among those of a group of 16, for pools whose groups are others.
+void Stage(const HostKvPool& pool, int layer, int32_t block, int head, int64_t token, int lane, std::byte* row,
+           std::byte* group) {
+  pool.GetKey(layer, block, head, token, row);
+  InterleaveKey(pool.spec.type, pool.spec.layers[static_cast<size_t>(layer)].head_dim, row, lane, kKeyGroup, group);
+}
+
+// Of the chunk that begins at `first`, those whose bit is set. Keys of other groups go to `staging`, in groups of 16.
+ChunkPlaces Locate(const HostKvPool& pool, int layer, int head, std::span<const int32_t> table, int64_t first,
+                   uint64_t wanted, std::byte* staging) {
+  ChunkPlaces places;
+  const int64_t block_tokens = pool.spec.block_tokens;
+  const int64_t row_bytes = RowBytes(pool.spec.type, pool.spec.layers[static_cast<size_t>(layer)].head_dim);
+  int64_t index = first / block_tokens;
+  int64_t token = first % block_tokens;
+  for (int k = 0; k < kAttendKeys; ++k, ++token) {
+    if (token == block_tokens) {
+      token = 0;
+      ++index;
+    }
+    if ((wanted >> k & 1U) == 0) {
+      continue;
+    }
+    const int32_t block = table[static_cast<size_t>(index)];
+    Check(block >= 0, "a block at every position that is read");
+    const std::byte*& group = places.keys[k / kKeyGroup];
+    places.values[k] = pool.Value(layer, block, head, token);
+    if (pool.key_group() != kKeyGroup) {
+      std::byte* own = staging + k / kKeyGroup * kKeyGroup * row_bytes;
+      Stage(pool, layer, block, head, token, k % kKeyGroup, staging + kAttendKeys * row_bytes, own);
+      group = own;
+    } else if (group == nullptr) {
+      group = pool.KeyGroup(layer, block, head, token);
+    }
+  }
+  return places;
+}
+
+// Joins the parts of one query, in rising order, to its output.
+class Join {
+ public:
+  Join(const KernelTable& kernels, float* out, int64_t width) : kernels_(kernels), out_(out), width_(width) {
+    std::fill_n(out_, width_, 0.0F);
+  }
+  void Add(const Part& part, int query) {
+    if (part.sum[query] != 0.0F) {
+      kernels_.merge_part(part.out + query * part.width, part.max[query], part.sum[query], width_, out_, &max_, &sum_);
+    }
+  }
+  void Finish() {
+    if (sum_ != 0.0F) {
+      kernels_.scale_row(out_, 1.0F / sum_, nullptr, width_, out_);
+    }
+  }
+
+ private:
+  const KernelTable& kernels_;
+  float* out_;
+  int64_t width_;
+  float max_ = -INFINITY;
+  float sum_ = 0.0F;
+};
+
+Join JoinOf(const KernelTable& kernels, const AttendArgs& a, const QueryTile& tile, int query) {
+  const int64_t head = tile.heads.first + query % tile.heads.count;
+  return {kernels, FloatRow(a.out, tile.row + query / tile.heads.count) + head * a.head_dim, a.head_dim};
+}
+
+// One tile, with room for one thread's work on it.
+class TileAttention {
+ public:
+  TileAttention(const KernelTable& kernels, const HostStep& s, const AttendArgs& a, const QueryTile& tile,
+                Scratch& scratch)
+      : kernels_(kernels), a_(a), tile_(tile), pool_(static_cast<const HostKvPool&>(*a.pool)) {
+    const int64_t queries = tile.queries();
+    const int64_t packed = PackedQuery(queries, 0, a.head_dim + kAttendDims - 1);
+    const int64_t part = Part::Floats(queries, AttendWidth(a.head_dim));
+    const int64_t staged = (kAttendKeys + 1) * RowBytes(pool_.spec.type, a.head_dim);
+    q_ = scratch.Floats(packed + part + kAttendScratch + (staged + 3) / 4);
+    part_ = q_ + packed;
+    chunk_ = part_ + part;
+    staging_ = reinterpret_cast<std::byte*>(chunk_ + kAttendScratch);
+    visible_ = std::span(s.visible[a.pool_kind]).subspan(static_cast<size_t>(tile.row), static_cast<size_t>(tile.rows));
+    table_ = pool_.Table(s.slots[static_cast<size_t>(tile.row)]);
+    for (int64_t j = 0; j < queries; ++j) {
+      const float* from =
+          FloatRow(a.q, tile.row + j / tile.heads.count) + (tile.heads.first + j % tile.heads.count) * a.head_dim;
+      for (int64_t i = 0; i < a.head_dim; i += kAttendDims) {
+        std::copy_n(from + i, std::min<int64_t>(kAttendDims, a.head_dim - i), q_ + PackedQuery(queries, j, i));
+      }
+    }
+  }
+
+  void AttendPart(int64_t part, const Part& to) {
+    std::fill_n(to.max, tile_.queries(), -INFINITY);
+    std::fill_n(to.sum, tile_.queries(), 0.0F);
+    const int64_t end = std::min<int64_t>((part + 1) * kPartKeys, int64_t{tile_.keys.last} + 1);
+    for (int64_t first = part * kPartKeys; first < end; first += kAttendKeys) {
+      AddChunk(first, to);
+    }
+  }
+
+  // All parts of the tile, to the output.
+  void AttendAll() {
+    const int queries = tile_.queries();
+    const Part part(part_, queries, AttendWidth(a_.head_dim));
+    std::vector<Join> joins;
+    for (int j = 0; j < queries; ++j) {
+      joins.push_back(JoinOf(kernels_, a_, tile_, j));
+    }
+    const Range parts = PartsOf(tile_.keys);
+    for (int64_t i = parts.begin; i < parts.end; ++i) {
+      AttendPart(i, part);
+      for (int j = 0; j < queries; ++j) {
+        joins[static_cast<size_t>(j)].Add(part, j);
+      }
+    }
+    for (Join& join : joins) {
+      join.Finish();
+    }
+  }
+
+ private:
+  // Keys from `first` on.
+  void AddChunk(int64_t first, const Part& to) {
+    KeySpan spans[kAttendQueries];
+    uint64_t wanted = 0;
+    for (int r = 0; r < tile_.rows; ++r) {
+      const KeySpan span = Visible(visible_[static_cast<size_t>(r)], first);
+      std::fill_n(spans + r * tile_.heads.count, tile_.heads.count, span);
+      wanted |= Bits(span);
+    }
+    if (wanted == 0) {
+      return;
+    }
+    const std::byte* next[kAttendKeys / kKeyGroup] = {};
+    FindKeys(first + kAttendKeys, next);
+    const ChunkPlaces places = Locate(pool_, a_.pool_layer, tile_.heads.kv_head, table_, first, wanted, staging_);
+    kernels_.attend_chunk({.type = pool_.spec.type,
+                           .head_dim = a_.head_dim,
+                           .scale = a_.scale,
+                           .queries = tile_.queries(),
+                           .q = q_,
+                           .keys = places.keys,
+                           .values = places.values,
+                           .next = next,
+                           .visible = spans,
+                           .out = to.out,
+                           .max = to.max,
+                           .sum = to.sum,
+                           .scratch = chunk_});
+  }
+
+  // Groups of keys from `first` on, as far as the tile's keys go; null where there are none.
+  void FindKeys(int64_t first, const std::byte** groups) const {
+    const int64_t block_tokens = pool_.spec.block_tokens;
+    for (int64_t key = first; key < first + kAttendKeys && key <= tile_.keys.last; key += kKeyGroup, ++groups) {
+      const int32_t block = table_[static_cast<size_t>(key / block_tokens)];
+      if (block >= 0) {
+        *groups = pool_.KeyGroup(a_.pool_layer, block, tile_.heads.kv_head, key % block_tokens);
+      }
+    }
+  }
+
+  const KernelTable& kernels_;
+  const AttendArgs& a_;
+  const QueryTile& tile_;
+  const HostKvPool& pool_;
+  std::span<const KeyRange> visible_;  // of the tile's rows
+  std::span<const int32_t> table_;
+  float* q_ = nullptr;  // see PackedQuery
+  float* part_ = nullptr;
+  float* chunk_ = nullptr;
+  std::byte* staging_ = nullptr;  // keys of a chunk, and one more
+};
 
 }  // namespace
 
-void CpuBackend::AttendUnit(const HostStep& s, const AttendArgs& a, const AttendPlan& plan, int64_t unit, int thread) {
-  const int64_t width = a.head_dim;
-  const int64_t row_block = unit / plan.spans;
-  const int64_t t = row_block / static_cast<int64_t>(plan.blocks.size());
-  const AttendPlan::Heads& heads = plan.blocks[static_cast<size_t>(row_block) % plan.blocks.size()];
-  const HostKvPool& pool = Host(*a.pool);
-  const KeyRange keys = s.visible[a.pool_kind][static_cast<size_t>(t)];
-  const std::span<const int32_t> table = pool.Table(s.slots[static_cast<size_t>(t)]);
-  const int64_t begin = unit % plan.spans * plan.chunks_a_span;
-  const int64_t end = std::min(begin + plan.chunks_a_span, Chunks(keys));
-  float* out = FloatRow(a.out, t) + heads.first * width;
-  float max[kAttendHeads];
-  float sum[kAttendHeads];
-  std::fill_n(max, kAttendHeads, -INFINITY);
-  std::fill_n(sum, kAttendHeads, 0.0F);
-  if (plan.spans == 1) {
-    std::fill_n(out, heads.count * width, 0.0F);
-  }
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
-    const std::byte* key[kAttendKeys];
-    const std::byte* value[kAttendKeys];
-    const int64_t at = (FirstChunk(keys) + chunk) * kAttendKeys;
-    const int count = Locate(pool, a.pool_layer, heads.kv_head, table, std::max<int64_t>(keys.first, at),
-                             std::min<int64_t>(keys.last, at + kAttendKeys - 1), key, value);
-    float* part =
-        plan.spans == 1 ? Own(thread).Floats(kAttendHeads * (width + 2)) : plan.Partial(row_block, chunk, width);
-    float* part_max = part + kAttendHeads * width;
-    float* part_sum = part_max + kAttendHeads;
-    kernels_.attend_chunk({.q = FloatRow(a.q, t) + heads.first * width,
-                           .heads = heads.count,
-                           .head_dim = a.head_dim,
-                           .scale = a.scale,
-                           .bf16 = pool.spec.type == DType::kBF16,
-                           .keys = count,
-                           .key = key,
-                           .value = value,
-                           .out = part,
-                           .max = part_max,
-                           .sum = part_sum});
-    for (int h = 0; plan.spans == 1 && h < heads.count; ++h) {
-      kernels_.merge_chunk(part + h * width, part_max[h], part_sum[h], a.head_dim, out + h * width, &max[h], &sum[h]);
-    }
-  }
-  for (int h = 0; plan.spans == 1 && begin < end && h < heads.count; ++h) {
-    kernels_.scale_row(out + h * width, 1.0F / sum[h], nullptr, width, out + h * width);
-  }
-}
-
 void CpuBackend::Attend(Stream&, const Step& step, const AttendArgs& a) {
   const HostStep& s = Host(step);
-  const int64_t width = a.head_dim;
-  Check(a.q.rows == s.rows && a.out.rows == s.rows && a.q.cols >= int64_t{a.heads} * width &&
-            a.out.cols == int64_t{a.heads} * width,
+  const int64_t width = AttendWidth(a.head_dim);
+  Check(a.q.rows == s.rows && a.out.rows == s.rows && a.q.cols >= int64_t{a.heads} * a.head_dim &&
+            a.out.cols == int64_t{a.heads} * a.head_dim,
         "Attend: shapes of q and out");
-  AttendPlan plan;
-  for (int head = 0; head < a.heads; ++head) {
-    const int kv_head = (a.first_head + head) / a.group - a.first_kv_head;
-    if (plan.blocks.empty() || plan.blocks.back().kv_head != kv_head || plan.blocks.back().count == kAttendHeads) {
-      plan.blocks.push_back({head, 0, kv_head});
-    }
-    ++plan.blocks.back().count;
+  std::vector<QueryTile> tiles = CutRows(s, a);
+  int64_t elements = 0;
+  for (const QueryTile& tile : tiles) {
+    elements += PartsOf(tile.keys).size() * kPartKeys * tile.queries() * a.head_dim;
   }
-  int64_t visible = 0;
-  for (const KeyRange keys : s.visible[a.pool_kind]) {
-    visible += std::max(0, keys.last - keys.first + 1);
-    plan.max_chunks = std::max(plan.max_chunks, Chunks(keys));
-  }
-  const auto blocks = static_cast<int64_t>(plan.blocks.size());
-  const int64_t row_blocks = s.rows * blocks;
-  const bool parallel = visible * a.heads * width > kSerialElements;
-  // Few rows: cut their keys too, so that every thread has some.
-  if (parallel && row_blocks > 0 && row_blocks < 2 * pool_.threads() && plan.max_chunks > 1) {
-    plan.spans = std::min(plan.max_chunks, (2 * pool_.threads() + row_blocks - 1) / row_blocks);
-  }
-  plan.chunks_a_span = (plan.max_chunks + plan.spans - 1) / plan.spans;
-  if (plan.spans > 1) {
-    plan.partial = partial_.Floats(row_blocks * plan.max_chunks * kAttendHeads * (width + 2));
-  }
-  const int64_t units = row_blocks * plan.spans;
-  pool_.Run(units, parallel ? 1 : units, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      AttendUnit(s, a, plan, unit, thread);
+  const bool parallel = elements > kSerialElements;
+  const std::vector<Piece> pieces = CutKeys(tiles, parallel ? pool_.threads() : 1, width, partial_);
+  const auto part_of = [&](const QueryTile& tile, int64_t i) {
+    const int64_t floats = Part::Floats(tile.queries(), width);
+    return Part(tile.parts + (i - PartsOf(tile.keys).begin) * floats, tile.queries(), width);
+  };
+  const auto count = static_cast<int64_t>(pieces.size());
+  pool_.Run(count, parallel ? 1 : count, [&](int64_t begin, int64_t end, int thread) {
+    for (; begin < end; ++begin) {
+      const Piece& piece = pieces[static_cast<size_t>(begin)];
+      TileAttention attention(kernels_, s, a, *piece.tile, Own(thread));
+      if (piece.tile->parts == nullptr) {
+        attention.AttendAll();
+        continue;
+      }
+      for (int64_t i = piece.parts.begin; i < piece.parts.end; ++i) {
+        attention.AttendPart(i, part_of(*piece.tile, i));
+      }
     }
   });
-  if (plan.spans == 1) {
-    return;
-  }
-  for (int64_t row_block = 0; row_block < row_blocks; ++row_block) {
-    const AttendPlan::Heads& heads = plan.blocks[static_cast<size_t>(row_block % blocks)];
-    const int64_t t = row_block / blocks;
-    const int64_t chunks = Chunks(s.visible[a.pool_kind][static_cast<size_t>(t)]);
-    for (int h = 0; h < heads.count; ++h) {
-      float* out = FloatRow(a.out, t) + (heads.first + h) * width;
-      std::fill_n(out, width, 0.0F);
-      float max = -INFINITY;
-      float sum = 0.0F;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        const float* part = plan.Partial(row_block, chunk, width);
-        kernels_.merge_chunk(part + h * width, part[kAttendHeads * width + h], part[kAttendHeads * (width + 1) + h],
-                             a.head_dim, out, &max, &sum);
-      }
-      if (chunks > 0) {
-        kernels_.scale_row(out, 1.0F / sum, nullptr, width, out);
-      }
+  for (const QueryTile& tile : tiles) {
+    if (tile.parts == nullptr) {
+      continue;
     }
+    const Range parts = PartsOf(tile.keys);
+    const int64_t grain = std::max<int64_t>(1, kSerialElements / (parts.size() * width));
+    pool_.Run(tile.queries(), grain, [&](int64_t begin, int64_t end, int) {
+      for (; begin < end; ++begin) {
+        Join join = JoinOf(kernels_, a, tile, static_cast<int>(begin));
+        for (int64_t i = parts.begin; i < parts.end; ++i) {
+          join.Add(part_of(tile, i), static_cast<int>(begin));
+        }
+        join.Finish();
+      }
+    });
   }
 }
 

@@ -54,8 +54,9 @@ class CpuBackend : public HostBackend {
   void ResidualNorm(Stream&, const ResidualNormArgs&) override;
   void AddNorms(Stream&, const AddNormsArgs&) override;
   void Softcap(Stream&, const SoftcapArgs&) override;
-  // attend.cc
+  // qkv.cc
   void Qkv(Stream&, const Step&, const QkvArgs&) override;
+  // attend.cc
   void Attend(Stream&, const Step&, const AttendArgs&) override;
   // candidates.cc
   void Candidates(Stream&, const Step&, const CandidatesArgs&) override;
@@ -75,7 +76,6 @@ class CpuBackend : public HostBackend {
     std::vector<float> cosine;  // [T, half]
     std::vector<float> sine;
   };
-  struct AttendPlan;  // attend.cc
 
   static const CpuMatrix& Cpu(const Matrix& matrix) { return static_cast<const CpuMatrix&>(matrix); }
 
@@ -122,7 +122,6 @@ class CpuBackend : public HostBackend {
   Scratch& Own(int thread) { return own_[static_cast<size_t>(thread)]; }
 
   const Angles& AnglesOf(const HostStep& step, const Buffer* frequencies, int64_t half);
-  void AttendUnit(const HostStep& step, const AttendArgs& a, const AttendPlan& plan, int64_t unit, int thread);
 
   // Elements of simple work that are not worth waking a thread for.
   static constexpr int64_t kSerialElements = 16384;

@@ -78,23 +78,49 @@ inline constexpr int64_t kMaxGroups = 8;
 inline constexpr int64_t kMinTileTokens = 5;
 inline constexpr int64_t kTilePadding = 15;
 
-// Some query heads of one row against keys first..last, which lie within one chunk.
+// Keys of a chunk. Chunks begin at multiples of it, so a key always has the same lane, and a row's sums group its keys
+// alike whatever the step.
+inline constexpr int kAttendKeys = 64;
+inline constexpr int kAttendQueries = 64;
+// Elements of a head whose products with a few keys stay in the first-level cache.
+inline constexpr int kAttendDims = 256;
+
+// Which keys of a chunk a query sees: [begin, end).
+struct KeySpan {
+  int begin = 0;
+  int end = 0;
+  bool empty() const { return begin >= end; }
+};
+
+// Some queries that share a kv head against one chunk of keys: adds to what earlier chunks gave. A query's arithmetic
+// depends on nothing but the query and the keys that it sees: a key that it does not see, whatever lies there, never
+// enters its sums.
 struct AttendChunk {
-  const float* q = nullptr;  // [heads, head_dim]
-  int heads = 0;             // at most kAttendHeads
+  DType type = DType::kBF16;  // of keys and values
   int head_dim = 0;
   float scale = 1.0F;
-  bool bf16 = false;
-  int keys = 0;                           // at most kAttendKeys
-  const std::byte* const* key = nullptr;  // [keys] where each key lies
-  const std::byte* const* value = nullptr;
-  float* out = nullptr;  // [heads, head_dim] sum of exp(score - max) * value
-  float* max = nullptr;  // [heads]
-  float* sum = nullptr;  // [heads] sum of exp(score - max)
+  int queries = 0;           // at most kAttendQueries
+  const float* q = nullptr;  // see PackedQuery
+  // Groups of 16 keys and single values as HostKvPool lays them out; null where no query sees any.
+  const std::byte* const* keys = nullptr;    // [kAttendKeys / 16]
+  const std::byte* const* values = nullptr;  // [kAttendKeys]
+  const std::byte* const* next = nullptr;    // [kAttendKeys / 16] groups of the chunk after this, to be fetched
+  const KeySpan* visible = nullptr;          // [queries]
+  float* out = nullptr;                      // [queries, AttendWidth(head_dim)] sum of exp(score - max) * value
+  float* max = nullptr;                      // [queries] -inf before the first chunk
+  float* sum = nullptr;                      // [queries] sum of exp(score - max); 0 before the first chunk, then >= 1
+  float* scratch = nullptr;                  // kAttendScratch values
 };
-inline constexpr int kAttendHeads = 4;
-// Keys of a chunk. Chunks begin at multiples of it, so a row's sums group its keys alike whatever the step.
-inline constexpr int kAttendKeys = 64;
+// Where element i of a query lies: [head_dim / kAttendDims][queries][kAttendDims].
+constexpr int64_t PackedQuery(int64_t queries, int64_t query, int64_t i) {
+  return (i / kAttendDims * queries + query) * kAttendDims + i % kAttendDims;
+}
+// A row of `out`, in whole vectors of any instruction set.
+constexpr int64_t AttendWidth(int64_t head_dim) {
+  return (head_dim + 31) / 32 * 32;
+}
+// Scores, and the F32 form of some keys and of some columns of values.
+inline constexpr int64_t kAttendScratch = kAttendQueries * kAttendKeys + kAttendDims * 32 + kAttendKeys * 32;
 
 // A stretch of logits of one row. NaN counts as -inf.
 struct ScanArgs {
@@ -138,10 +164,13 @@ struct KernelTable {
   void (*rotate)(float* x, const float* cosine, const float* sine, int width);
   void (*to_bf16)(const float* x, int64_t n, std::byte* out);
 
+  // n values to a row of Q8_0 as HostKvPool lays it out: n int8, then n / 32 scales (f16).
+  void (*to_q8_0)(const float* x, int64_t n, std::byte* out);
+
   void (*attend_chunk)(const AttendChunk&);
-  // Adds a chunk's result to what the chunks before it gave: out, max and sum of one head.
-  void (*merge_chunk)(const float* chunk_out, float chunk_max, float chunk_sum, int head_dim, float* out, float* max,
-                      float* sum);
+  // Adds a part of a softmax, of some keys, to what the parts before it gave: out, max and sum of one query.
+  void (*merge_part)(const float* part, float part_max, float part_sum, int64_t width, float* out, float* max,
+                     float* sum);
 
   float (*max_logit)(const float* logits, int64_t count);  // -inf if none is usable
   ScanSums (*sum_logits)(const ScanArgs&);

@@ -4,6 +4,7 @@
 
 // clang-format off
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/quant/quant.h"
 #include "kernels/cpu/math_inl.h"
 #include "kernels/cpu/dot_int8_inl.h"
 #include "kernels/cpu/dot_f32_inl.h"

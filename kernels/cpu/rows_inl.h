@@ -108,5 +108,25 @@ void ToBf16(const float* x, int64_t n, std::byte* out) {
   });
 }
 
+// Scales and numbers by the rules of EncodeRow. A value that is not finite makes the scale of its block NaN or
+// infinite.
+void ToQ8_0(const float* x, int64_t n, std::byte* out) {
+  constexpr int kBlock = 32;
+  for (int64_t block = 0; block < n / kBlock; ++block) {
+    const float* from = x + block * kBlock;
+    F max = Zero();
+    for (int i = 0; i < kBlock; i += kLanes) {
+      max = Max(max, Abs(Load(from + i)));
+    }
+    const float d = Largest(max) / 127.0F;
+    const float inverse = d > 1e-36F ? 1.0F / d : 0.0F;  // below this it is not finite
+    for (int i = 0; i < kBlock; i += kLanes) {
+      StoreI8(reinterpret_cast<int8_t*>(out) + block * kBlock + i, Rounded(Load(from + i), inverse));
+    }
+    const uint16_t scale = F32ToF16(d + Poison(from, kBlock));
+    __builtin_memcpy(out + n + 2 * block, &scale, sizeof scale);
+  }
+}
+
 }  // namespace
 }  // namespace alphecca::kernels::cpu

@@ -10,6 +10,8 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 inline constexpr int kLanes = 8;
+inline constexpr int kTileRows = 3;
+inline constexpr int kTileVectors = 4;
 
 struct F {
   __m256 v;
@@ -102,6 +104,11 @@ inline F TimesPowerOfTwo(F a, I n) {
 
 inline F LoadF16(const std::byte* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline F SetF16(const std::byte* p) {
+  uint16_t bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return {_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
 }
 inline F LoadBf16(const std::byte* p) {
   const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));

@@ -11,6 +11,8 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 inline constexpr int kLanes = 16;
+inline constexpr int kTileRows = 8;
+inline constexpr int kTileVectors = 2;
 
 struct F {
   __m512 v;
@@ -111,6 +113,11 @@ inline __m256i LoadHalf(const std::byte* p) {
 }
 inline F LoadF16(const std::byte* p) {
   return {_mm512_cvtph_ps(LoadHalf(p))};
+}
+inline F SetF16(const std::byte* p) {
+  uint16_t bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return {_mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))};
 }
 inline F LoadBf16(const std::byte* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(LoadHalf(p)), 16))};

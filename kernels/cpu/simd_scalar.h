@@ -13,6 +13,10 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 inline constexpr int kLanes = 8;
+// Rows and vectors of a product of F32 matrices whose sums fit the registers. Where registers are few, few rows: so
+// that even the two queries of a small group keep the multipliers busy.
+inline constexpr int kTileRows = 4;
+inline constexpr int kTileVectors = 2;
 
 struct F {
   float v[kLanes];
@@ -135,6 +139,10 @@ inline uint16_t U16At(const std::byte* p, int i) {
 }
 inline F LoadF16(const std::byte* p) {
   return Each<F>([&](int i) { return F16ToF32(U16At(p, i)); });
+}
+// One number in every lane.
+inline F SetF16(const std::byte* p) {
+  return Set(F16ToF32(U16At(p, 0)));
 }
 inline F LoadBf16(const std::byte* p) {
   return Each<F>([&](int i) { return Bf16ToF32(U16At(p, i)); });

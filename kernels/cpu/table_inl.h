@@ -39,8 +39,9 @@ constexpr KernelTable MakeTable(const char* name) {
   t.add_two_rows = AddTwoRows;
   t.rotate = Rotate;
   t.to_bf16 = ToBf16;
-  t.attend_chunk = AttendOver;
-  t.merge_chunk = MergeChunk;
+  t.to_q8_0 = ToQ8_0;
+  t.attend_chunk = Attend;
+  t.merge_part = MergePart;
   t.max_logit = MaxLogit;
   t.sum_logits = SumLogits;
   t.next_above = NextAbove;

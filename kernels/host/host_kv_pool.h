@@ -1,8 +1,11 @@
 // A KV pool in host memory.
 //
-// Layout: each layer is [num_blocks][K][2 (key, value)][S][Hd] of F32 or BF16, so the keys of one head in one block are
-// one run of S * Hd values, followed by its values: an attention head streams both. Block tables are
-// [num_slots][max_blocks_per_slot], -1 where a slot has no block.
+// Layout: each layer is [num_blocks][K], for each head of a block its S keys, then its S values.
+//   A value is a row of Hd elements; in Q8_0 Hd int8 first, then a scale (f16) for every 32 of them.
+//   Keys are interleaved in groups of G tokens, G being kKeyGroup, or S if that is no multiple of it: [S / G][Hd][G];
+//   in Q8_0 a group is [Hd][G] int8, then [Hd / 32][G] scales. So scores of a group's keys need neither shuffles nor
+//   sums across a vector.
+// Block tables are [num_slots][max_blocks_per_slot], -1 where a slot has no block.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +20,12 @@
 
 namespace alphecca::kernels {
 
+inline constexpr int kKeyGroup = 16;
+
+// Puts a key, given as a row laid out like a value, into its place among the `tokens` of a group; or takes it out.
+void InterleaveKey(DType type, int width, const std::byte* row, int64_t token, int64_t tokens, std::byte* group);
+void ExtractKey(DType type, int width, const std::byte* group, int64_t token, int64_t tokens, std::byte* row);
+
 class HostKvPool : public KvPool {
  public:
   // InvalidArgument, ResourceExhausted.
@@ -29,17 +38,24 @@ class HostKvPool : public KvPool {
   // Of a slot, by logical block; -1 where none.
   std::span<const int32_t> Table(int32_t slot) const;
 
-  // [S, Hd] of spec.type.
-  std::byte* Keys(int layer, int32_t block, int head) {
-    return layers_[Index(layer)].data() + Offset(layer, block, head);
+  // Tokens of a group, G.
+  int key_group() const { return spec.block_tokens % kKeyGroup == 0 ? kKeyGroup : spec.block_tokens; }
+  // The group of keys that holds a token of a block.
+  std::byte* KeyGroup(int layer, int32_t block, int head, int64_t token) {
+    return layers_[Index(layer)].data() + KeyOffset(layer, block, head, token);
   }
-  const std::byte* Keys(int layer, int32_t block, int head) const {
-    return layers_[Index(layer)].data() + Offset(layer, block, head);
+  const std::byte* KeyGroup(int layer, int32_t block, int head, int64_t token) const {
+    return layers_[Index(layer)].data() + KeyOffset(layer, block, head, token);
   }
-  std::byte* Values(int layer, int32_t block, int head) { return Keys(layer, block, head) + RunBytes(layer); }
-  const std::byte* Values(int layer, int32_t block, int head) const {
-    return Keys(layer, block, head) + RunBytes(layer);
+  std::byte* Value(int layer, int32_t block, int head, int64_t token) {
+    return layers_[Index(layer)].data() + ValueOffset(layer, block, head, token);
   }
+  const std::byte* Value(int layer, int32_t block, int head, int64_t token) const {
+    return layers_[Index(layer)].data() + ValueOffset(layer, block, head, token);
+  }
+  // One token's key, laid out like a value. Different tokens may be put at the same time.
+  void PutKey(int layer, int32_t block, int head, int64_t token, const std::byte* row);
+  void GetKey(int layer, int32_t block, int head, int64_t token, std::byte* row) const;
 
   // Key and value of one head at one position: Hd floats each, rounded to spec.type.
   void Store(int layer, int32_t slot, int64_t position, int head, const float* key, const float* value);
@@ -49,14 +65,15 @@ class HostKvPool : public KvPool {
 
  private:
   static size_t Index(int layer) { return static_cast<size_t>(layer); }
-  int64_t ElementBytes() const { return Info(spec.type).block_bytes; }
+  int64_t RowOf(int layer) const { return RowBytes(spec.type, spec.layers[Index(layer)].head_dim); }
   // Bytes of the keys (or values) of one head in one block.
-  int64_t RunBytes(int layer) const {
-    return int64_t{spec.block_tokens} * spec.layers[Index(layer)].head_dim * ElementBytes();
-  }
+  int64_t RunBytes(int layer) const { return spec.block_tokens * RowOf(layer); }
   int64_t BlockBytes(int layer) const { return 2 * spec.layers[Index(layer)].kv_heads * RunBytes(layer); }
-  int64_t Offset(int layer, int32_t block, int head) const {
-    return block * BlockBytes(layer) + 2 * head * RunBytes(layer);
+  int64_t KeyOffset(int layer, int32_t block, int head, int64_t token) const {
+    return block * BlockBytes(layer) + 2 * head * RunBytes(layer) + (token - token % key_group()) * RowOf(layer);
+  }
+  int64_t ValueOffset(int layer, int32_t block, int head, int64_t token) const {
+    return block * BlockBytes(layer) + (2 * head + 1) * RunBytes(layer) + token * RowOf(layer);
   }
 
   std::vector<HostMemory> layers_;

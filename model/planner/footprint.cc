@@ -44,6 +44,7 @@ Footprint RankFootprint(const ModelConfig& config, const ShardPlan& plan, int ra
 absl::StatusOr<Footprint> RankFootprint(const Checkpoint& checkpoint, const ShardPlan& plan, int rank,
                                         WeightType weights, kernels::DType kv_type, const StepSizes& sizes) {
   const ModelConfig& config = checkpoint.config();
+  RETURN_IF_ERROR(CheckKvType(config, kv_type));
   Footprint footprint;
   for (const TensorSlice& slice : ShardSlices(config, plan, rank)) {
     const bool split = slice.kind == TensorKind::kExpertGateUp && !checkpoint.Has(slice.kind, slice.layer);

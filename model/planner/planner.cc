@@ -58,11 +58,7 @@ absl::Status CheckRequest(const PlanRequest& request) {
     return absl::InvalidArgumentError(
         Text("plan: weights of type ", kernels::Info(request.weights).name, "; BF16, SFP8 or Q4_0 is allowed"));
   }
-  if (request.kv_type != DType::kBF16 && request.kv_type != DType::kF32) {
-    return absl::InvalidArgumentError(
-        Text("plan: KV of type ", kernels::Info(request.kv_type).name, "; BF16 or F32 is allowed"));
-  }
-  return absl::OkStatus();
+  return CheckKvType(request.config, request.kv_type);
 }
 
 // The fewest devices of the pool that hold the model; else the split that misses least. `count` of them at most.

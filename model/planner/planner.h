@@ -28,7 +28,7 @@ struct PlanRequest {
   int64_t drafter_bytes = 0;  // of a drafter beside rank 0's shard
   // Of a device's memory. The rest is for the driver's context, libraries, communicators' buffers and fragmentation.
   double memory_share = 0.93;
-  kernels::DType kv_type = kernels::DType::kBF16;  // or F32
+  kernels::DType kv_type = kernels::DType::kBF16;  // or F32, Q8_0
   int block_tokens = 16;                           // of a KV block
   int64_t step_rows = 256;                         // of a step at most
   ExpertMode expert_mode = ExpertMode::kFused;

@@ -51,7 +51,7 @@ class Rank {
         dense_(DutiesOf(plan, rank).dense),
         slices_(ShardSlices(config, plan, rank)),
         weights_(weights),
-        kv_element_(static_cast<double>(kernels::RowBytes(kv_type, 1))) {}
+        kv_type_(kv_type) {}
 
   double Seconds(const Pass& pass, const Device& device) const {
     double bytes = 0;
@@ -95,7 +95,7 @@ class Rank {
       const double scores = pass.owned * (layer.full_attention ? pass.full_scores : pass.sliding_scores);
       const double reads = pass.owned * (layer.full_attention ? pass.full_reads : pass.sliding_reads);
       *flops += 4 * scores * heads * layer.head_dim;
-      *bytes += 2 * reads * kv_heads * layer.head_dim * kv_element_;
+      *bytes += 2 * reads * kv_heads * static_cast<double>(kernels::RowBytes(kv_type_, layer.head_dim));
     }
   }
 
@@ -104,7 +104,7 @@ class Rank {
   const bool dense_;
   const std::vector<TensorSlice> slices_;
   const kernels::DType weights_;
-  const double kv_element_;
+  const kernels::DType kv_type_;
 };
 
 // Two all-reduces a layer and one for the embedding, each an exchange, a sum and an exchange; one gather of candidates.

@@ -121,6 +121,20 @@ TEST_P(EngineEquivalence, ChunkedPromptsGiveWhatWholeOnesGive) {
   }
 }
 
+TEST_P(EngineEquivalence, AnEightBitCacheGivesTheSameHoweverAPromptIsCut) {
+  RunOptions options = Options();
+  options.kv_type = kernels::DType::kQ8_0;
+  const Answers whole = RunFresh(options, Mixture());
+  options.step_tokens = 7;
+  options.block_tokens = 4;
+  const Answers cut = RunFresh(options, Mixture());
+  ASSERT_EQ(whole.size(), 8U);
+  for (const auto& [id, heard] : whole) {
+    SCOPED_TRACE(id);
+    ExpectSameBits(heard, cut.at(id));
+  }
+}
+
 // Each request once, then each again, which finds its prompt in the cache, and one that goes on from another's answer.
 std::vector<SequenceRequest> Repeated(const Answers& answers) {
   std::vector<SequenceRequest> requests = Mixture();

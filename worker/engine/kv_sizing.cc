@@ -33,11 +33,7 @@ absl::Status CheckOptions(const model::ModelConfig& config, const ShardOptions& 
                                                    options.sliding_blocks, ", kv_budget_bytes ",
                                                    options.kv_budget_bytes, ": must not be negative or huge"));
   }
-  if (options.kv_type != kernels::DType::kBF16 && options.kv_type != kernels::DType::kF32) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("kv_type ", std::string(kernels::Info(options.kv_type).name), ": must be BF16 or F32"));
-  }
-  return absl::OkStatus();
+  return model::CheckKvType(config, options.kv_type);
 }
 
 // Shrinks both pools in proportion until they fit the budget; the sliding one keeps a window for one sequence.

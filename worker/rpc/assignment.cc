@@ -1,7 +1,10 @@
 #include "worker/rpc/assignment.h"
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/kv_type.h"
 
 namespace alphecca::worker {
 namespace {
@@ -101,10 +104,12 @@ absl::StatusOr<ShardAssignment> FromProto(const v1::Assignment& a) {
   } else if (a.activations() != "default" && !a.activations().empty()) {
     return Bad(absl::StrCat("activations \"", a.activations(), "\" is neither default nor f32"));
   }
-  if (a.kv_type() == "f32") {
-    out.kv_type = kernels::DType::kF32;
-  } else if (a.kv_type() != "bf16" && !a.kv_type().empty()) {
-    return Bad(absl::StrCat("kv_type \"", a.kv_type(), "\" is neither bf16 nor f32"));
+  if (!a.kv_type().empty()) {
+    const std::optional<kernels::DType> kv_type = kernels::KvTypeByName(a.kv_type());
+    if (!kv_type.has_value()) {
+      return Bad(absl::StrCat("kv_type \"", a.kv_type(), "\" is not ", kernels::kKvNames));
+    }
+    out.kv_type = *kv_type;
   }
   return out;
 }

@@ -47,5 +47,18 @@ TEST(TenantWeights, AreChecked) {
   EXPECT_THAT(std::string(low.status().message()), HasSubstr("flags_test.yaml: tenant a: weight 0"));
 }
 
+TEST(KvType, IsOneOfThree) {
+  for (const char* good : {"bf16", "f32", "q8_0"}) {
+    const auto flags = Parse({"--kv-type", good});
+    ASSERT_TRUE(flags.ok()) << flags.status();
+    EXPECT_EQ(flags->models.at(0).kv_type, good);
+  }
+  for (const char* bad : {"", "q4_0", "Q8_0", "int8"}) {
+    const auto flags = Parse({"--kv-type", bad});
+    EXPECT_EQ(flags.status().code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_THAT(std::string(flags.status().message()), HasSubstr("want bf16, f32 or q8_0")) << bad;
+  }
+}
+
 }  // namespace
 }  // namespace alphecca::coordinator

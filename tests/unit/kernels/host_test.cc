@@ -116,6 +116,15 @@ KvPoolSpec Spec() {
           .type = DType::kF32};
 }
 
+// 0.5, 1.5, .. of n.
+std::vector<float> Rising(int n) {
+  std::vector<float> x;
+  for (int i = 0; i < n; ++i) {
+    x.push_back(static_cast<float>(i) + 0.5F);
+  }
+  return x;
+}
+
 TEST_F(HostTest, PoolLayoutIsAsDocumented) {
   auto pool = HostKvPool::Create(Spec());
   ASSERT_TRUE(pool.ok());
@@ -126,11 +135,55 @@ TEST_F(HostTest, PoolLayoutIsAsDocumented) {
   const float key[4] = {1, 2, 3, 4};
   const float value[4] = {5, 6, 7, 8};
   (*pool)->Store(0, 1, 9, 1, key, value);
-  const auto* keys = reinterpret_cast<const float*>((*pool)->Keys(0, 5, 1));
-  const auto* values = reinterpret_cast<const float*>((*pool)->Values(0, 5, 1));
-  EXPECT_EQ(keys[4], 1.0F);  // offset 1 in the block
+  const auto* keys = reinterpret_cast<const float*>((*pool)->KeyGroup(0, 5, 1, 0));
+  const auto* values = reinterpret_cast<const float*>((*pool)->Value(0, 5, 1, 0));
+  EXPECT_EQ(keys[1], 1.0F);  // offset 1 in the block, which is one group
+  EXPECT_EQ(keys[4 * 3 + 1], 4.0F);
   EXPECT_EQ(values[7], 8.0F);
   EXPECT_EQ(values - keys, 16);
+}
+
+TEST_F(HostTest, KeysLieInGroupsOf16IfABlockIsMadeOfThem) {
+  KvPoolSpec spec = Spec();
+  spec.block_tokens = 48;
+  auto pool = HostKvPool::Create(spec);
+  ASSERT_TRUE(pool.ok());
+  EXPECT_EQ((*pool)->key_group(), 16);
+  (*pool)->Update({0, 0, 2});
+  (*pool)->Store(1, 0, 37, 0, Rising(8).data(), Rising(8).data());
+  const std::byte* first = (*pool)->KeyGroup(1, 2, 0, 0);
+  const std::byte* third = (*pool)->KeyGroup(1, 2, 0, 37);
+  EXPECT_EQ(third - first, 32 * 8 * 4);
+  EXPECT_EQ(reinterpret_cast<const float*>(third)[3 * 16 + 5], 3.5F);
+  EXPECT_EQ((*pool)->Value(1, 2, 0, 37) - first, (48 + 37) * 8 * 4);
+}
+
+TEST_F(HostTest, Q8PoolsTakeABlockForThirtyTwoElements) {
+  KvPoolSpec spec = Spec();
+  spec.type = DType::kQ8_0;
+  spec.layers = {{2, 64}, {1, 32}};
+  for (const int block_tokens : {4, 16, 24}) {
+    spec.block_tokens = block_tokens;
+    auto pool = HostKvPool::Create(spec);
+    ASSERT_TRUE(pool.ok());
+    EXPECT_EQ((*pool)->bytes, 6 * 2 * block_tokens * (2 * 68 + 34) + 2 * 3 * 4);
+    (*pool)->Update({0, 0, 2});
+    for (int position = 0; position < block_tokens; ++position) {
+      std::vector<float> key(64, static_cast<float>(position) / 127.0F);
+      std::vector<float> value(64, -1.0F);
+      key[33] = 2.0F;  // the second block's scale alone
+      (*pool)->Store(0, 0, position, 1, key.data(), value.data());
+    }
+    for (int position = 0; position < block_tokens; ++position) {
+      std::vector<float> key(64);
+      std::vector<float> value(64);
+      (*pool)->Load(0, 0, position, 1, key.data(), value.data());
+      EXPECT_NEAR(key[31], position / 127.0, 1e-4);
+      EXPECT_NEAR(key[33], 2.0, 1e-3);
+      EXPECT_NEAR(key[63], position / 127.0, 1.0 / 127);
+      EXPECT_NEAR(value[7], -1.0, 1e-3);
+    }
+  }
 }
 
 TEST_F(HostTest, PoolErrors) {
@@ -139,7 +192,8 @@ TEST_F(HostTest, PoolErrors) {
     change(spec);
     return backend_->CreateKvPool(spec).status().code();
   };
-  EXPECT_EQ(code([](KvPoolSpec& s) { s.type = DType::kQ8_0; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](KvPoolSpec& s) { s.type = DType::kQ4_0; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code([](KvPoolSpec& s) { s.type = DType::kQ8_0; }), absl::StatusCode::kInvalidArgument);  // heads of 4
   EXPECT_EQ(code([](KvPoolSpec& s) { s.block_tokens = 0; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](KvPoolSpec& s) { s.num_blocks = -1; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code([](KvPoolSpec& s) { s.layers[0].head_dim = -4; }), absl::StatusCode::kInvalidArgument);

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "kernels/kv_type.h"
 #include "tests/unit/kernels/op_cases.h"
 #include "tests/unit/kernels/step_maker.h"
 
@@ -41,7 +42,14 @@ std::vector<float> Frequencies(int head_dim, int turning) {
 }
 
 double StoredTolerance(DType type, int64_t n) {
-  return SumTolerance(n) + (type == DType::kBF16 ? 0x1p-8 : 0.0);
+  switch (type) {
+    case DType::kBF16:
+      return SumTolerance(n) + 0x1p-8;
+    case DType::kQ8_0:  // a step of a block, where the number lies between two
+      return SumTolerance(n) + 1.0 / 126;
+    default:
+      return SumTolerance(n);
+  }
 }
 
 void CollectKv(OpRun& run, const KvPool& pool, int layer, int32_t slot, Range positions, double relative) {
@@ -67,7 +75,7 @@ struct QkvCase {
 // Two sequences in one step, rows across a block boundary.
 void RunQkv(OpRun& run, const QkvCase& c) {
   const int layer = 1;
-  KvPool* pool = run.Pool(Spec({{1, 8}, {c.kv_heads, c.head_dim}}, c.type));
+  KvPool* pool = run.Pool(Spec({{1, 32}, {c.kv_heads, c.head_dim}}, c.type));
   StepMaker maker;
   maker.tables[kFullPool] = Scattered();
   for (int32_t p = 13; p < 19; ++p) {
@@ -174,7 +182,7 @@ void RunAttend(OpRun& run, const AttendCase& c, PoolKind kind) {
 }
 
 void RunKvMoves(OpRun& run, DType type) {
-  KvPool* pool = run.Pool(Spec({{2, 8}, {1, 32}}, type));
+  KvPool* pool = run.Pool(Spec({{2, 64}, {1, 32}}, type));
   StepMaker maker;
   maker.tables[kFullPool] = Scattered();
   maker.Row(0, 0, 0);
@@ -249,7 +257,8 @@ std::string Name(const QkvCase& c) {
 }  // namespace
 
 void AddAttentionCases(std::vector<OpCase>& cases) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  const auto fits = [](DType type, int head_dim) { return CheckKvType(type, head_dim).ok(); };
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
     for (const QkvCase& c : std::vector<QkvCase>{{4, 2, 32, false, true, type},
                                                  {1, 1, 8, false, true, type},
                                                  {3, 1, 64, false, false, type},
@@ -258,7 +267,9 @@ void AddAttentionCases(std::vector<OpCase>& cases) {
                                                  {2, 1, 16, true, true, type, 2},
                                                  {0, 1, 32, false, true, type},
                                                  {4, 0, 48, false, true, type}}) {
-      cases.push_back({"Qkv", Name(c), [c](OpRun& run) { RunQkv(run, c); }});
+      if (fits(type, c.head_dim)) {
+        cases.push_back({"Qkv", Name(c), [c](OpRun& run) { RunQkv(run, c); }});
+      }
     }
     for (const AttendCase& c : std::vector<AttendCase>{{4, 2, 32, type},
                                                        {8, 8, 64, type},
@@ -266,11 +277,14 @@ void AddAttentionCases(std::vector<OpCase>& cases) {
                                                        {4, 1, 16, type},
                                                        {8, 4, 256, type},
                                                        {16, 8, 512, type},
+                                                       {9, 9, 288, type},
                                                        {5, 3, 48, type, 2, 0},
                                                        {4, 4, 128, type, 4, 1},
                                                        {2, 4, 40, type, 6, 1, 0.0625F},
                                                        {3, 2, 32, type, 5, 2}}) {
-      cases.push_back({"Attend", Name(c), [c](OpRun& run) { RunAttend(run, c, kFullPool); }});
+      if (fits(type, c.head_dim)) {
+        cases.push_back({"Attend", Name(c), [c](OpRun& run) { RunAttend(run, c, kFullPool); }});
+      }
     }
     cases.push_back({"Attend", "Attend_sliding_" + TypeName(type), [type](OpRun& run) {
                        RunAttend(run, {4, 2, 64, type}, kSlidingPool);
@@ -280,7 +294,7 @@ void AddAttentionCases(std::vector<OpCase>& cases) {
 }
 
 void AddAttentionRowCases(std::vector<RowCase>& cases) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
     cases.push_back({"Attend_rows_" + TypeName(type),
                      [type](OpRun& run, int64_t begin, int64_t end) { return AttendRows(run, type, begin, end); },
                      static_cast<int64_t>(AttendStep(kFullPool).tokens.size())});

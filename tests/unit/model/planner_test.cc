@@ -119,9 +119,9 @@ TEST(PlannerTest, RanksOwnEachParameterOnce) {
 
 // Spec gemma4-models, section 3, shared out by KV heads: E2B has one, which every rank keeps; 31B has 16 and 4.
 TEST(PlannerTest, KvReplicatesOnRanksBeyondTheHeads) {
-  const auto bytes = [](Published model, int tp, kernels::PoolKind pool) {
+  const auto bytes = [](Published model, int tp, kernels::PoolKind pool, DType type = DType::kBF16) {
     const ModelConfig config = Config(model);
-    return KvTokenBytes(config, MakeShardPlan(config, {tp, 1}, 32)->ranks.back(), pool, DType::kBF16);
+    return KvTokenBytes(config, MakeShardPlan(config, {tp, 1}, 32)->ranks.back(), pool, type);
   };
   EXPECT_EQ(bytes(Published::kE2B, 1, kernels::kFullPool), 6'144);
   EXPECT_EQ(bytes(Published::kE2B, 4, kernels::kFullPool), 6'144);
@@ -132,6 +132,8 @@ TEST(PlannerTest, KvReplicatesOnRanksBeyondTheHeads) {
   EXPECT_EQ(bytes(Published::k31B, 4, kernels::kFullPool), 81'920 / 4);
   EXPECT_EQ(bytes(Published::k31B, 8, kernels::kFullPool), 81'920 / 4);
   EXPECT_EQ(bytes(Published::k31B, 8, kernels::kSlidingPool), 50 * 16'384 / 8);
+  EXPECT_EQ(bytes(Published::kE2B, 1, kernels::kFullPool, DType::kQ8_0), 6'144 / 64 * 34);  // 34 bytes for 32 numbers
+  EXPECT_EQ(bytes(Published::kE2B, 1, kernels::kFullPool, DType::kF32), 2 * 6'144);
 }
 
 TEST(PlannerTest, PerLayerTableIsMappedAndTheHeadIsResident) {
@@ -333,7 +335,16 @@ TEST(PlannerTest, WrongRequestsSayWhatIsRight) {
   fails([](PlanRequest& r) { r.step_rows = 0; }, "rows of a step");
   fails([](PlanRequest& r) { r.block_tokens = 0; }, "KV block");
   fails([](PlanRequest& r) { r.weights = DType::kQ6_K; }, "BF16, SFP8 or Q4_0");
-  fails([](PlanRequest& r) { r.kv_type = DType::kQ8_0; }, "BF16 or F32");
+  fails([](PlanRequest& r) { r.kv_type = DType::kQ4_0; }, "BF16, F32 or Q8_0");
+  fails(
+      [](PlanRequest& r) {
+        r.kv_type = DType::kQ8_0;
+        r.config.rope_sliding.rotating = 40;
+        for (LayerConfig& layer : r.config.layers) {
+          layer.head_dim = layer.full_attention ? layer.head_dim : 80;
+        }
+      },
+      "heads of width 80");
   fails([](PlanRequest& r) { r.config.heads = 0; }, "num_attention_heads");
   fails([](PlanRequest& r) { r.weights = DType::kQ4_0, r.config.hidden = 5392; }, "cut a block of 32");
 }

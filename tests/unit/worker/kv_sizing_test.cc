@@ -153,7 +153,7 @@ TEST(SizeKv, RefusesSizesOutOfRange) {
   refused([](auto& o) { o.sliding_blocks = std::numeric_limits<int64_t>::max(); },
           "sliding_blocks 9223372036854775807");
   refused([](auto& o) { o.kv_budget_bytes = -1; }, "kv_budget_bytes -1");
-  refused([](auto& o) { o.kv_type = kernels::DType::kSFP8; }, "kv_type SFP8");
+  refused([](auto& o) { o.kv_type = kernels::DType::kSFP8; }, "KV of type SFP8");
 }
 
 }  // namespace

@@ -1,8 +1,11 @@
 // A row's result is the same bits alone, in any step, and with any number of threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "kernels/check.h"
 #include "tests/unit/kernels/cpu/cpu_paths.h"
 #include "tests/unit/kernels/op_cases.h"
 #include "tests/unit/kernels/step_maker.h"
@@ -101,6 +104,102 @@ TEST_P(BatchInvarianceTest, AttentionOfARowIsTheSameAloneAndAmongOthers) {
     row.data = FloatRow(q, t);
     const std::vector<float> got = attend(upload(static_cast<size_t>(t), 1), row);
     EXPECT_EQ(std::memcmp(got.data(), want.data() + t * cols, got.size() * sizeof(float)), 0) << "row " << t;
+  }
+}
+
+// A long chunk of a prompt, cut in several ways.
+class AttentionChunk {
+ public:
+  static constexpr int kKeys = 600;
+  static constexpr int kRows = 70;
+  static constexpr int kHeads = 6;
+  static constexpr int kWidth = 64;
+  static constexpr int kSpoiled = 3;  // positions at the end whose values are infinite, and keys not numbers
+
+  AttentionChunk(CpuBackend& backend, DType type, int block_tokens, int window) : run_(backend, 11) {
+    const int64_t blocks = (kKeys + block_tokens - 1) / block_tokens;
+    pool_ = run_.Pool({.layers = {{2, kWidth}},
+                       .block_tokens = block_tokens,
+                       .num_blocks = blocks,
+                       .num_slots = 1,
+                       .max_blocks_per_slot = blocks,
+                       .type = type});
+    const int32_t seen_first = window == 0 ? 0 : kKeys - kRows - window + 1;
+    for (int32_t i = 0; i < blocks; ++i) {
+      // None where no row looks.
+      const bool seen = (i + 1) * block_tokens > seen_first;
+      table_.push_back({0, i, seen ? static_cast<int32_t>(blocks - 1 - i) : -1});
+    }
+    for (int32_t t = 0; t < kRows; ++t) {
+      const int32_t position = kKeys - kRows + t;
+      const int32_t image_end = kKeys - 20;  // rows 30..50 see each other both ways
+      keys_.push_back({window == 0 ? 0 : position - window + 1, t >= 30 && t < 50 ? image_end - 1 : position});
+    }
+    q_ = run_.Random(kRows, kHeads * kWidth, 0, 0.3);
+    Upload(0, 1);
+    const Range positions = {seen_first, kKeys};
+    std::vector<float> key = run_.Normal(2 * positions.size() * kWidth);
+    std::vector<float> value = run_.Normal(2 * positions.size() * kWidth);
+    for (int head = 0; head < 2; ++head) {
+      const auto end = static_cast<int64_t>(key.size()) / 2 * (head + 1);
+      std::fill(key.begin() + end - kSpoiled * kWidth, key.begin() + end, NAN);
+      std::fill(value.begin() + end - kSpoiled * kWidth, value.begin() + end, INFINITY);
+    }
+    Check(backend.KvImport(run_.stream(), *pool_, 0, 0, positions, key, value).ok(), "KvImport of a test");
+  }
+
+  // The rows, `chunk` of them a step, but for those that see what is spoiled.
+  std::vector<float> Attend(int64_t chunk) {
+    const int64_t cols = kHeads * kWidth;
+    std::vector<float> all;
+    for (int64_t begin = 0; begin < kRows; begin += chunk) {
+      const int64_t rows = std::min(chunk, kRows - begin);
+      Tensor q = q_;
+      q.rows = rows;
+      q.data = FloatRow(q_, begin);
+      const Tensor out = run_.Empty(rows, cols);
+      run_.backend().Attend(
+          run_.stream(), Upload(begin, rows),
+          {.q = q, .heads = kHeads, .head_dim = kWidth, .group = 3, .pool = pool_, .pool_layer = 0, .out = out});
+      const std::vector<float> got = run_.Get(out);
+      all.insert(all.end(), got.begin(), got.end());
+    }
+    all.resize(static_cast<size_t>((kRows - kSpoiled) * cols));
+    return all;
+  }
+
+ private:
+  const Step& Upload(int64_t begin, int64_t rows) {
+    StepMaker maker;
+    maker.tables[kFullPool] = table_;
+    for (int64_t t = begin; t < begin + rows; ++t) {
+      maker.Row(0, 0, 0);
+      maker.full.back() = keys_[static_cast<size_t>(t)];
+    }
+    return run_.Upload(maker.Input(), pool_, nullptr);
+  }
+
+  OpRun run_;
+  KvPool* pool_ = nullptr;
+  std::vector<BlockTableUpdate> table_;
+  std::vector<KeyRange> keys_;
+  Tensor q_;
+};
+
+TEST_P(BatchInvarianceTest, AttentionOfAChunkIsTheSameHoweverItIsCut) {
+  const std::unique_ptr<CpuBackend> single = CpuPath{GetParam().kernels, GetParam().activations, 1}.Create();
+  const std::unique_ptr<CpuBackend> backend = GetParam().Create();
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
+    for (const int window : {0, 100}) {
+      const int block_tokens = window == 0 ? 16 : 24;
+      const std::vector<float> want = AttentionChunk(*single, type, block_tokens, window).Attend(1);
+      EXPECT_TRUE(std::all_of(want.begin(), want.end(), [](float x) { return std::isfinite(x); }));
+      for (const int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{AttentionChunk::kRows}}) {
+        const std::vector<float> got = AttentionChunk(*backend, type, block_tokens, window).Attend(chunk);
+        EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0)
+            << TypeName(type) << ", window " << window << ", " << chunk << " rows a step";
+      }
+    }
   }
 }
 

@@ -66,6 +66,51 @@ TEST(CpuBackendOnLongInputs, AttentionAgreesWithTheReference) {
   }
 }
 
+// More rows than a tile of queries, over parts that some of them do not see.
+TEST(CpuBackendOnLongInputs, AttentionOfAChunkAgreesWithTheReference) {
+  constexpr int kKeys = 300;
+  constexpr int kRows = 40;
+  constexpr int kWidth = 96;
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
+    const OpCase chunk_case = {
+        "Attend", "Attend_chunk_" + TypeName(type), [type](OpRun& run) {
+          const KvPoolSpec spec = {.layers = {{2, kWidth}},
+                                   .block_tokens = 32,
+                                   .num_blocks = 10,
+                                   .num_slots = 1,
+                                   .max_blocks_per_slot = 10,
+                                   .type = type};
+          KvPool* pool = run.Pool(spec);
+          StepMaker maker;
+          for (int32_t i = 0; i < 10; ++i) {
+            maker.tables[kFullPool].push_back({0, i, 9 - i});
+          }
+          for (int32_t t = 0; t < kRows; ++t) {
+            const int32_t position = kKeys - kRows + t;
+            maker.Row(1, 0, position);
+            maker.full.back() = {t % 2 == 0 ? 0 : position - 50, position};
+          }
+          const Step& step = run.Upload(maker.Input(), pool, nullptr);
+          const std::vector<float> key = run.Normal(int64_t{2} * kKeys * kWidth);
+          const std::vector<float> value = run.Normal(int64_t{2} * kKeys * kWidth);
+          ASSERT_TRUE(run.backend().KvImport(run.stream(), *pool, 0, 0, {0, kKeys}, key, value).ok());
+          const Tensor out = run.Empty(kRows, 6 * kWidth);
+          run.backend().Attend(run.stream(), step,
+                               {.q = run.Random(kRows, 6 * kWidth, 0, 0.2),
+                                .heads = 6,
+                                .head_dim = kWidth,
+                                .group = 3,
+                                .pool = pool,
+                                .out = out});
+          run.Collect("out", out, SumTolerance(kWidth + kKeys));
+        }};
+    for (const CpuPath& path : AllPaths({1, 2})) {
+      const std::unique_ptr<CpuBackend> backend = path.Create();
+      EXPECT_EQ(RunOpCase(chunk_case, *backend), "") << path.Name();
+    }
+  }
+}
+
 TEST(CpuBackendOnLongInputs, ProductsAgreeWithTheReference) {
   const OpCase long_case = {"MatMul", "MatMul_many_rows", [](OpRun& run) {
                               for (const DType type : {DType::kBF16, DType::kQ4_0}) {
