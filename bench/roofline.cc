@@ -1,8 +1,11 @@
 // What this machine's cores can do at most: bytes read from memory a second, and int8 multiply-adds a second on
 // operands that never leave the registers. The bounds that benchmarks are held against. Two lines of JSON on stdout.
 //   roofline [--threads N] [--mib N] [--rounds N]      N MiB a thread, far more than the caches hold
+#include <cpuid.h>
 #include <immintrin.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <barrier>
@@ -56,19 +59,28 @@ double FastestRound(const Flags& flags, const std::function<void(int thread)>& w
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// The sum of 64-bit words; plain loops of this kind are compiled to the widest loads of the baseline.
-uint64_t Sum(const uint64_t* words, int64_t count) {
-  uint64_t sums[8] = {};
-  for (int64_t i = 0; i < count; i += 8) {
-    for (int64_t k = 0; k < 8; ++k) {
-      sums[k] += words[i + k];
+// The sum of 64-bit words, read as kStreams stretches side by side, each asked for some way ahead: one stretch alone,
+// left to the processor's own foresight, does not reach what memory gives on every machine.
+constexpr int64_t kStreams = 4;
+__attribute__((target("avx2"))) uint64_t Sum(const uint64_t* words, int64_t count) {
+  constexpr int64_t kAhead = 2048 / sizeof(uint64_t);
+  const int64_t stretch = count / kStreams;
+  __m256i sums[2 * kStreams] = {};
+  for (int64_t i = 0; i < stretch; i += 8) {
+#pragma GCC unroll 4
+    for (int64_t s = 0; s < kStreams; ++s) {
+      const uint64_t* at = words + s * stretch + i;
+      _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
+      sums[2 * s] = _mm256_add_epi64(sums[2 * s], _mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
+      sums[2 * s + 1] = _mm256_add_epi64(sums[2 * s + 1], _mm256_load_si256(reinterpret_cast<const __m256i*>(at) + 1));
     }
   }
-  uint64_t sum = 0;
-  for (const uint64_t s : sums) {
-    sum += s;
+  for (int64_t s = 1; s < 2 * kStreams; ++s) {
+    sums[0] = _mm256_add_epi64(sums[0], sums[s]);
   }
-  return sum;
+  alignas(32) uint64_t lanes[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums[0]);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
 // Words of value 1 in huge pages, where the system has them; null: no memory.
@@ -169,6 +181,40 @@ __attribute__((target("avx2"))) double DotAvx2() {
   return 2.0 * 32 * kChains * kSteps;
 }
 
+#if defined(__GNUC__) && __GNUC__ >= 11
+#define ROOFLINE_AMX 1
+// Tiles: the shapes are whole, and sums and operands stay in their registers.
+__attribute__((target("amx-tile,amx-int8"))) double DotAmx() {
+  struct alignas(64) {
+    uint8_t palette = 1;
+    uint8_t reserved[15] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } shapes;
+  asm volatile("" : : "m"(shapes));
+  _tile_loadconfig(&shapes);
+  for (int64_t step = 0; step < kSteps; ++step) {
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbusd(1, 4, 7);
+    _tile_dpbusd(2, 5, 6);
+    _tile_dpbusd(3, 5, 7);
+  }
+  _tile_release();
+  return 2.0 * 16 * 16 * 64 * 4 * kSteps;
+}
+
+// Tiles, and the system's leave to use them.
+bool HasAmx() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  constexpr unsigned kTileInt8 = 3U << 24U;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kTileInt8) == kTileInt8 &&
+         syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
+#endif
+
 struct Int8Path {
   const char* name;
   double (*dot)();
@@ -179,6 +225,12 @@ const Int8Path* ChoosePath() {
   static constexpr Int8Path kVnni = {"avx512vnni", DotAvx512Vnni};
   static constexpr Int8Path kAvx512 = {"avx512", DotAvx512};
   static constexpr Int8Path kAvx2 = {"avx2", DotAvx2};
+#if defined(ROOFLINE_AMX)
+  static constexpr Int8Path kAmx = {"amx", DotAmx};
+  if (HasAmx()) {
+    return &kAmx;
+  }
+#endif
   const bool avx512 = __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0;
   if (avx512) {
     return __builtin_cpu_supports("avx512vnni") != 0 ? &kVnni : &kAvx512;

@@ -108,7 +108,6 @@ template <class Type, int kTokens>
 void SlicedTokens(const PanelArgs& a, int64_t first) {
   const bool last = first + kTokens == a.tokens;
   const int64_t blocks = a.cols / 32;
-  const int64_t group_bytes = Type::kSlabBytes * blocks / kSlabBlocks;
   SlicedRow rows[kTokens];
   F total[kTokens][kParts];
   for (int t = 0; t < kTokens; ++t) {
@@ -124,9 +123,7 @@ void SlicedTokens(const PanelArgs& a, int64_t first) {
     for (int block = 0; block < here; ++block) {
       if (last) {
         constexpr int64_t kBlockBytes = Type::kSlabBytes / kSlabBlocks;
-        for (int64_t line = 0; line < kBlockBytes; line += 64) {
-          __builtin_prefetch(slab + group_bytes + block * kBlockBytes + line, 0, 2);
-        }
+        FetchAhead(slab + block * kBlockBytes, kBlockBytes);
       }
       SlicedBlock<Type, kTokens>(slab, block, at + block, scales, rows, total);
     }
