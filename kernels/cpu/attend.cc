@@ -122,7 +122,7 @@ std::vector<Piece> CutKeys(std::vector<QueryTile>& tiles, int threads, int64_t w
   for (const QueryTile& tile : tiles) {
     all += Work(tile);
   }
-  const int64_t share = threads > 1 ? std::max<int64_t>(1, all / (int64_t{4} * threads)) : all;
+  const int64_t share = std::max<int64_t>(1, threads > 1 ? all / (int64_t{4} * threads) : all);
   const auto floats = [&](const QueryTile& tile) {
     return PartsOf(tile.keys).size() * Part::Floats(tile.queries(), width);
   };
@@ -263,6 +263,7 @@ class TileAttention {
     const int queries = tile_.queries();
     const Part part(part_, queries, AttendWidth(a_.head_dim));
     std::vector<Join> joins;
+    joins.reserve(static_cast<size_t>(queries));
     for (int j = 0; j < queries; ++j) {
       joins.push_back(JoinOf(kernels_, a_, tile_, j));
     }

@@ -146,6 +146,7 @@ StepMaker AttendStep(PoolKind kind) {
   row(2, 63, {63, 63});
   row(2, 63, {48, 63});
   row(0, 50, {51, 50});  // none
+  row(0, 50, {256, 255});
   return maker;
 }
 
