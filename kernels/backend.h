@@ -67,7 +67,7 @@ struct PackSource {
 class Matrix {
  public:
   virtual ~Matrix() = default;
-  DType type = DType::kF32;  // a run-time type: F32, BF16, SFP8, Q8_0, Q4_0, Q6_K
+  DType type = DType::kF32;  // a run-time type: see IsRuntimeType
   int64_t items = 1;
   int64_t rows = 0;
   int64_t cols = 0;

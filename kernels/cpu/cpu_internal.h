@@ -82,19 +82,13 @@ class CpuBackend : public HostBackend {
   bool UsesInt8(const CpuMatrix& m) const {
     return activations_ == Activations::kDefault && kernels_.panel_int8[static_cast<int>(m.type)] != nullptr;
   }
-  // Rows of F32 activations: row i, or index[i], of `data`.
-  struct Rows {
-    const float* data = nullptr;
-    int64_t stride = 0;
-    int64_t count = 0;
-    const int32_t* index = nullptr;
-    const float* Row(int64_t i) const { return data + (index != nullptr ? index[i] : i) * stride; }
-  };
   bool UsesTiles(const CpuMatrix& m, int64_t tokens) const {
     return UsesInt8(m) && tokens >= kMinTileTokens && kernels_.tiles_int8[static_cast<int>(m.type)] != nullptr;
   }
-  // product.cc: quantises rows into `scratch` if the matrix wants that, and gathers them there if they have an index.
-  Input Prepare(const CpuMatrix& m, const Rows& in, Scratch& scratch);
+  // product.cc: quantises rows into `scratch` if the matrix wants that.
+  Input Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows, Scratch& scratch);
+  // Rows index[0], index[1], .. of a matrix's input, one after another.
+  Input Gather(const CpuMatrix& m, const Input& from, std::span<const int32_t> index, Scratch& scratch);
   // Groups of a matrix times the first `tokens` rows of the input.
   void RunPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens, float scale,
                  float* out, int64_t out_stride) const;
@@ -131,6 +125,7 @@ class CpuBackend : public HostBackend {
   ThreadPool pool_;
   std::vector<Scratch> own_;  // of each thread
   Scratch quantised_;
+  Scratch gathered_;
   Scratch middle_;
   Scratch quantised_middle_;
   Scratch expanded_;

@@ -126,7 +126,8 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
     }
   }
 
-  const Input input = Prepare(gate_up, {FloatRow(a.in, 0), a.in.stride, pairs, sorted.token.data()}, quantised_);
+  const Input each = Prepare(gate_up, FloatRow(a.in, 0), a.in.stride, rows, quantised_);
+  const Input input = Gather(gate_up, each, sorted.token, gathered_);
   const bool aligned = width % kGroupRows == 0;
   const int64_t stride = aligned ? width : gate_up.rows;  // else gate and up side by side, the product over the gate
   float* hidden = middle_.Floats(std::max<int64_t>(1, pairs * stride));
@@ -146,7 +147,7 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
     });
   }
 
-  const Input middle = Prepare(down, {hidden, stride, pairs}, quantised_middle_);
+  const Input middle = Prepare(down, hidden, stride, pairs, quantised_middle_);
   float* expanded = expanded_.Floats(std::max<int64_t>(1, pairs * down.rows));
   ForTiles(pool_, sorted, down.groups, [&](const ExpertTile& tile, Range groups) {
     RunPanels(down, tile.expert, groups, From(middle, tile.first), tile.tokens, 1.0F,

@@ -39,20 +39,34 @@ int64_t CpuBackend::Tile(const CpuMatrix& m) const {
   return std::clamp<int64_t>(kTileBytes / std::max<int64_t>(1, m.cols) / 12 * 12, 12, kMaxTokens);
 }
 
-CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const Rows& in, Scratch& scratch) {
+CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows,
+                                      Scratch& scratch) {
   if (!UsesInt8(m)) {
-    if (in.index == nullptr) {
-      return {.rows = in.count, .floats = in.data, .stride = in.stride, .quant = {}};
-    }
-    float* data = scratch.Floats(std::max<int64_t>(1, in.count * m.cols));
-    ForRows(in.count, m.cols, [&](int64_t row, int) { std::copy_n(in.Row(row), m.cols, data + row * m.cols); });
-    return {.rows = in.count, .floats = data, .stride = m.cols, .quant = {}};
+    return {.rows = rows, .floats = in, .stride = stride, .quant = {}};
   }
   const int64_t record = QuantRowBytes(m.cols);
-  std::byte* data = scratch.Bytes((in.count + kTilePadding) * record);
-  ForRows(in.count, m.cols,
-          [&](int64_t row, int) { kernels_.quantise(in.Row(row), m.cols, m.type, data + row * record); });
-  return {.rows = in.count, .floats = nullptr, .stride = 0, .quant = {data, record}};
+  std::byte* data = scratch.Bytes((rows + kTilePadding) * record);
+  ForRows(rows, m.cols,
+          [&](int64_t row, int) { kernels_.quantise(in + row * stride, m.cols, m.type, data + row * record); });
+  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {data, record}};
+}
+
+CpuBackend::Input CpuBackend::Gather(const CpuMatrix& m, const Input& from, std::span<const int32_t> index,
+                                     Scratch& scratch) {
+  const auto rows = static_cast<int64_t>(index.size());
+  const auto source = [&](int64_t row) { return static_cast<int64_t>(index[static_cast<size_t>(row)]); };
+  if (from.quant.data == nullptr) {
+    float* data = scratch.Floats(std::max<int64_t>(1, rows * m.cols));
+    ForRows(rows, m.cols, [&](int64_t row, int) {
+      std::copy_n(from.floats + source(row) * from.stride, m.cols, data + row * m.cols);
+    });
+    return {.rows = rows, .floats = data, .stride = m.cols, .quant = {}};
+  }
+  const int64_t record = from.quant.stride;
+  std::byte* data = scratch.Bytes((rows + kTilePadding) * record);
+  ForRows(rows, m.cols,
+          [&](int64_t row, int) { std::copy_n(from.quant.data + source(row) * record, record, data + row * record); });
+  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {data, record}};
 }
 
 void CpuBackend::RunPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens,
@@ -100,7 +114,7 @@ void CpuBackend::RunGatedPanels(const CpuMatrix& m, int64_t item, Range groups, 
 void CpuBackend::MatMul(Stream&, const MatMulArgs& a) {
   const CpuMatrix& m = Cpu(*a.matrix);
   Check(a.in.cols == m.cols && a.out.cols == m.rows && a.out.rows == a.in.rows, "MatMul: shapes of in, matrix, out");
-  const Input input = Prepare(m, {FloatRow(a.in, 0), a.in.stride, a.in.rows}, quantised_);
+  const Input input = Prepare(m, FloatRow(a.in, 0), a.in.stride, a.in.rows, quantised_);
   const int64_t tile = Tile(m);
   for (int64_t first = 0; first < a.in.rows; first += tile) {
     const Input rows = From(input, first);
@@ -124,7 +138,7 @@ void CpuBackend::GatedMatMul(Stream& stream, const GatedMatMulArgs& a) {
     });
     return;
   }
-  const Input input = Prepare(m, {FloatRow(a.in, 0), a.in.stride, a.in.rows}, quantised_);
+  const Input input = Prepare(m, FloatRow(a.in, 0), a.in.stride, a.in.rows, quantised_);
   const int64_t tile = Tile(m);
   for (int64_t first = 0; first < a.in.rows; first += tile) {
     const Input rows = From(input, first);

@@ -168,9 +168,7 @@ struct Q6_KTiles {
   static inline void Add(const TileSums& sums, int t, const Scales& scales, int block, const float* factors, F& part) {
     part = Fma(Mul(SumsOf(sums, t), scales.scale[block]), Set(factors[kSixteens[block]]), part);
   }
-  static inline F Join(const PanelArgs&, int64_t, int64_t, const Scales& scales, F part, F total) {
-    return Fma(part, scales.d, total);
-  }
+  static inline F Join(const Scales& scales, F part, F total) { return Fma(part, scales.d, total); }
 };
 
 // ---- Panels ---------------------------------------------------------------------------------------------------------
@@ -216,7 +214,7 @@ inline void AddSums(const SlabTiles<Type>& w, int block, const TileSums& sums,
   }
 }
 
-// Where a panel stands.
+// A slab of the weights of one group.
 template <class Type>
 struct SlabOfGroup {
   const std::byte* weights;
@@ -276,7 +274,7 @@ inline void TileSlab(const PanelArgs& a, const SlabOfGroup<Type>& at, int64_t fi
   }
   for (int t = 0; t < kTokens; ++t) {
     if constexpr (Type::kPart) {
-      part[t] = Type::Join(a, first + t, at.slab, w.scales, part[t], Load(total[t]));
+      part[t] = Type::Join(w.scales, part[t], Load(total[t]));
     }
     Store(total[t], part[t]);
   }
