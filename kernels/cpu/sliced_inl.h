@@ -86,20 +86,31 @@ inline void AddBlock(I sum, const SlabScales& scales, int block, const BlockScal
 template <class Type, int kTokens>
 inline void SlicedBlock(const std::byte* slab, int block, int64_t at, const SlabScales& scales,
                         const SlicedRow (&rows)[kTokens], F (&total)[kTokens][kParts]) {
-  I numbers[8];
+  // Neighbouring instructions add to different sums: long chains of waiting ones would fill the scheduler.
+  constexpr int kChains = kTokens == 1 ? 2 : 1;
+  I high[kTokens][kChains];
+  I low[kTokens][kChains];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int i = 0; i < kChains; ++i) {
+      high[t][i] = BeginSignedSum();
+      low[t][i] = Type::kOffset != 0 && i == 0 ? BeginSum(&rows[t].scales[at].correction) : BeginSignedSum();
+    }
+  }
   for (int c = 0; c < 8; ++c) {
-    numbers[c] = Type::Numbers(slab, block, c);
+    const I numbers = Type::Numbers(slab, block, c);
+    for (int t = 0; t < kTokens; ++t) {
+      const int8_t* q = rows[t].q + at * 64 + 4 * c;
+      high[t][c % kChains] = DotUnsigned(high[t][c % kChains], numbers, Four(q));
+      low[t][c % kChains] = DotUnsigned(low[t][c % kChains], numbers, Four(q + 32));
+    }
   }
   for (int t = 0; t < kTokens; ++t) {
-    const int8_t* q = rows[t].q + at * 64;
-    const BlockScale& scale = rows[t].scales[at];
-    I high = BeginSignedSum();
-    I low = Type::kOffset != 0 ? BeginSum(&scale.correction) : BeginSignedSum();
-    for (int c = 0; c < 8; ++c) {
-      high = DotUnsigned(high, numbers[c], Four(q + 4 * c));
-      low = DotUnsigned(low, numbers[c], Four(q + 32 + 4 * c));
+    for (int i = 1; i < kChains; ++i) {
+      high[t][0] = AddInts(high[t][0], high[t][i]);
+      low[t][0] = AddInts(low[t][0], low[t][i]);
     }
-    AddBlock<Type>(AddInts(ShiftLeft<Type::kShift>(high), low), scales, block, scale, total[t][0]);
+    const I sum = AddInts(ShiftLeft<Type::kShift>(high[t][0]), low[t][0]);
+    AddBlock<Type>(sum, scales, block, rows[t].scales[at], total[t][0]);
   }
 }
 

@@ -22,15 +22,17 @@ std::vector<OpCase> AllOpCases();
 // Those of one op, for a test of that op alone.
 std::vector<OpCase> OpCasesOf(const std::string& op);
 
-// Runs the case on `backend` and on the reference. Empty if they agree, else what differs, with the seed.
+// Runs the case on `backend` and, once a process, on the reference. Empty if they agree, else what differs, with the
+// seed. Cases of one name must be one case.
 std::string RunOpCase(const OpCase& op_case, Backend& backend, uint32_t seed = 20240229);
 
 // Batch invariance: each case gives every row of its first output, bit for bit, whatever rows share the call. Empty if
 // so. Runs on `backend` alone.
 struct RowCase {
-  std::string name;
   // Computes rows [begin, end) of T, all in one call, and returns them.
-  std::function<std::vector<float>(OpRun&, int64_t begin, int64_t end)> run;
+  using Rows = std::function<std::vector<float>(int64_t begin, int64_t end)>;
+  std::string name;
+  std::function<Rows(OpRun&)> prepare;  // what it returns lives no longer than the OpRun
   int64_t rows = 0;
 };
 std::vector<RowCase> AllRowCases();

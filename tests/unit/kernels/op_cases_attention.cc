@@ -297,7 +297,12 @@ void AddAttentionCases(std::vector<OpCase>& cases) {
 void AddAttentionRowCases(std::vector<RowCase>& cases) {
   for (const DType type : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
     cases.push_back({"Attend_rows_" + TypeName(type),
-                     [type](OpRun& run, int64_t begin, int64_t end) { return AttendRows(run, type, begin, end); },
+                     [type](OpRun& run) -> RowCase::Rows {
+                       return [&run, type](int64_t begin, int64_t end) {
+                         OpRun fresh(run.backend(), 1);
+                         return AttendRows(fresh, type, begin, end);
+                       };
+                     },
                      static_cast<int64_t>(AttendStep(kFullPool).tokens.size())});
   }
 }

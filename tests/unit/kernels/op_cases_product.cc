@@ -121,6 +121,53 @@ void AddPackCases(std::vector<OpCase>& cases) {
   }
 }
 
+constexpr int64_t kRowCaseRows = 21;
+
+Tensor RowsOf(const Tensor& all, int64_t begin, int64_t end) {
+  return {static_cast<float*>(all.data) + begin * all.stride, all.type, end - begin, all.cols, all.stride};
+}
+
+// Prepares the product `op` (MatMul or GatedMatMul) of rows of activations with one matrix.
+template <class Op>
+RowCase ProductRows(const std::string& name, DType type, int64_t matrix_rows, int64_t width, Op op) {
+  const auto prepare = [=](OpRun& run) -> RowCase::Rows {
+    const Matrix& m = run.Weights(1, matrix_rows, 512, type);
+    const Tensor all = run.Random(kRowCaseRows, 512);
+    return [&run, &m, all, width, op](int64_t begin, int64_t end) {
+      const Tensor out = run.Empty(end - begin, width);
+      op(run, RowsOf(all, begin, end), m, out);
+      return run.Get(out);
+    };
+  };
+  return {name + "_rows_" + TypeName(type), prepare, kRowCaseRows};
+}
+
+RowCase ExpertRows(DType type) {
+  const auto prepare = [type](OpRun& run) -> RowCase::Rows {
+    const int64_t d = std::max(64, Info(type).block_elements);
+    const Matrix& gate_up = run.Weights(4, 2 * d, d, type);
+    const Matrix& down = run.Weights(4, d, d, type);
+    const Tensor all = run.Random(kRowCaseRows, d);
+    return [&run, &gate_up, &down, all, d](int64_t begin, int64_t end) {
+      std::vector<int32_t> ids;
+      std::vector<float> weights;
+      for (int64_t t = begin; t < end; ++t) {
+        ids.insert(ids.end(), {static_cast<int32_t>(t % 4), static_cast<int32_t>((t * 3 + 1) % 4)});
+        weights.insert(weights.end(), {0.6F, 0.4F});
+      }
+      const Tensor out = run.Empty(end - begin, d);
+      run.backend().Experts(run.stream(), {.in = RowsOf(all, begin, end),
+                                           .gate_up = &gate_up,
+                                           .down = &down,
+                                           .ids = run.PutInts(ids, end - begin, 2),
+                                           .weights = run.Put(weights, end - begin, 2),
+                                           .out = out});
+      return run.Get(out);
+    };
+  };
+  return {"Experts_rows_" + TypeName(type), prepare, kRowCaseRows};
+}
+
 }  // namespace
 
 void AddProductCases(std::vector<OpCase>& cases) {
@@ -152,52 +199,16 @@ void AddProductCases(std::vector<OpCase>& cases) {
 }
 
 void AddProductRowCases(std::vector<RowCase>& cases) {
-  constexpr int64_t kRows = 21;
-  const auto rows_of = [](OpRun& run, int64_t cols, int64_t begin, int64_t end) {
-    const std::vector<float> all = run.Normal(kRows * cols);
-    return run.Put({all.begin() + begin * cols, all.begin() + end * cols}, end - begin, cols);
-  };
   for (const DType type : kTypes) {
-    cases.push_back({"MatMul_rows_" + TypeName(type),
-                     [type, rows_of](OpRun& run, int64_t begin, int64_t end) {
-                       const Matrix& m = run.Weights(1, 37, 512, type);
-                       const Tensor in = rows_of(run, 512, begin, end);
-                       const Tensor out = run.Empty(end - begin, 37);
-                       run.backend().MatMul(run.stream(), {.in = in, .matrix = &m, .scale = 1.0F, .out = out});
-                       return run.Get(out);
-                     },
-                     kRows});
-    cases.push_back({"GatedMatMul_rows_" + TypeName(type),
-                     [type, rows_of](OpRun& run, int64_t begin, int64_t end) {
-                       const Matrix& m = run.Weights(1, 38, 512, type);
-                       const Tensor in = rows_of(run, 512, begin, end);
-                       const Tensor out = run.Empty(end - begin, 19);
-                       run.backend().GatedMatMul(run.stream(), {.in = in, .gate_up = &m, .out = out});
-                       return run.Get(out);
-                     },
-                     kRows});
-    cases.push_back({"Experts_rows_" + TypeName(type),
-                     [type, rows_of](OpRun& run, int64_t begin, int64_t end) {
-                       const int64_t d = std::max(64, Info(type).block_elements);
-                       const Matrix& gate_up = run.Weights(4, 2 * d, d, type);
-                       const Matrix& down = run.Weights(4, d, d, type);
-                       const Tensor in = rows_of(run, d, begin, end);
-                       std::vector<int32_t> ids;
-                       std::vector<float> weights;
-                       for (int64_t t = begin; t < end; ++t) {
-                         ids.insert(ids.end(), {static_cast<int32_t>(t % 4), static_cast<int32_t>((t * 3 + 1) % 4)});
-                         weights.insert(weights.end(), {0.6F, 0.4F});
-                       }
-                       const Tensor out = run.Empty(end - begin, d);
-                       run.backend().Experts(run.stream(), {.in = in,
-                                                            .gate_up = &gate_up,
-                                                            .down = &down,
-                                                            .ids = run.PutInts(ids, end - begin, 2),
-                                                            .weights = run.Put(weights, end - begin, 2),
-                                                            .out = out});
-                       return run.Get(out);
-                     },
-                     kRows});
+    cases.push_back(
+        ProductRows("MatMul", type, 37, 37, [](OpRun& run, const Tensor& in, const Matrix& m, const Tensor& out) {
+          run.backend().MatMul(run.stream(), {.in = in, .matrix = &m, .scale = 1.0F, .out = out});
+        }));
+    cases.push_back(
+        ProductRows("GatedMatMul", type, 38, 19, [](OpRun& run, const Tensor& in, const Matrix& m, const Tensor& out) {
+          run.backend().GatedMatMul(run.stream(), {.in = in, .gate_up = &m, .out = out});
+        }));
+    cases.push_back(ExpertRows(type));
   }
 }
 

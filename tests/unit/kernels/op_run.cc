@@ -52,12 +52,13 @@ void FillRandomBlocks(std::mt19937& random, DType type, double sigma, std::vecto
 }  // namespace
 
 std::vector<float> OpRun::Normal(int64_t count, double sigma, double mean) {
-  // Box-Muller by hand: std::normal_distribution is not the same everywhere.
+  // Close to normal, fast, and the same everywhere: sums of four even numbers of 16 bits each.
   std::vector<float> values(static_cast<size_t>(count));
   for (float& v : values) {
-    const double u = (random_() + 0.5) * 0x1p-32;
-    const double w = (random_() + 0.5) * 0x1p-32;
-    v = static_cast<float>(mean + sigma * std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * w));
+    const uint32_t a = random_();
+    const uint32_t b = random_();
+    const auto sum = static_cast<double>((a & 0xFFFFU) + (a >> 16U) + (b & 0xFFFFU) + (b >> 16U));
+    v = static_cast<float>(mean + sigma * std::sqrt(3.0) * (sum * 0x1p-16 - 2.0));
   }
   return values;
 }

@@ -14,6 +14,7 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 class BatchInvarianceTest : public testing::TestWithParam<CpuPath> {};
+class AttentionInvarianceTest : public testing::TestWithParam<CpuPath> {};
 
 TEST_P(BatchInvarianceTest, RowCasesAreTheSameInAnyCompany) {
   for (const RowCase& row_case : AllRowCases()) {
@@ -59,7 +60,7 @@ TEST_P(BatchInvarianceTest, ProductsOfManyRowsBeginLikeThoseOfFew) {
 }
 
 // Each row alone, which cuts its keys among threads, against all in one step.
-TEST_P(BatchInvarianceTest, AttentionOfARowIsTheSameAloneAndAmongOthers) {
+TEST_P(AttentionInvarianceTest, ARowIsTheSameAloneAndAmongOthers) {
   constexpr int kKeys = 300;
   const std::unique_ptr<CpuBackend> backend = GetParam().Create();
   OpRun run(*backend, 11);
@@ -186,7 +187,7 @@ class AttentionChunk {
   Tensor q_;
 };
 
-TEST_P(BatchInvarianceTest, AttentionOfAChunkIsTheSameHoweverItIsCut) {
+TEST_P(AttentionInvarianceTest, AChunkIsTheSameHoweverItIsCut) {
   const std::unique_ptr<CpuBackend> single = CpuPath{GetParam().kernels, GetParam().activations, 1}.Create();
   const std::unique_ptr<CpuBackend> backend = GetParam().Create();
   for (const DType type : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
@@ -203,6 +204,9 @@ TEST_P(BatchInvarianceTest, AttentionOfAChunkIsTheSameHoweverItIsCut) {
   }
 }
 
+// How products treat activations is nothing to attention.
+INSTANTIATE_TEST_SUITE_P(Paths, AttentionInvarianceTest, testing::ValuesIn(AllPaths({1, 2}, {Activations::kDefault})),
+                         [](const auto& path) { return path.param.Name(); });
 INSTANTIATE_TEST_SUITE_P(Paths, BatchInvarianceTest, testing::ValuesIn(AllPaths({1, 2})),
                          [](const auto& path) { return path.param.Name(); });
 

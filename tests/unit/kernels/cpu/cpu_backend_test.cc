@@ -60,7 +60,7 @@ TEST(CpuBackendOnLongInputs, AttentionAgreesWithTheReference) {
             {.q = run.Random(1, 5 * 64, 0, 0.25), .heads = 5, .head_dim = 64, .group = 5, .pool = pool, .out = out});
         run.Collect("out", out, SumTolerance(64 + kKeys));
       }};
-  for (const CpuPath& path : AllPaths({1, 2, 4})) {
+  for (const CpuPath& path : AllPaths({1, 2, 4}, {Activations::kDefault})) {
     const std::unique_ptr<CpuBackend> backend = path.Create();
     EXPECT_EQ(RunOpCase(long_case, *backend), "") << path.Name();
   }
@@ -104,7 +104,7 @@ TEST(CpuBackendOnLongInputs, AttentionOfAChunkAgreesWithTheReference) {
                                 .out = out});
           run.Collect("out", out, SumTolerance(kWidth + kKeys));
         }};
-    for (const CpuPath& path : AllPaths({1, 2})) {
+    for (const CpuPath& path : AllPaths({1, 2}, {Activations::kDefault})) {
       const std::unique_ptr<CpuBackend> backend = path.Create();
       EXPECT_EQ(RunOpCase(chunk_case, *backend), "") << path.Name();
     }

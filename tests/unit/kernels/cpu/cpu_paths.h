@@ -22,10 +22,12 @@ struct CpuPath {
   }
 };
 
-inline std::vector<CpuPath> AllPaths(const std::vector<int>& threads) {
+inline std::vector<CpuPath> AllPaths(const std::vector<int>& threads,
+                                     const std::vector<Activations>& all_activations = {Activations::kDefault,
+                                                                                        Activations::kF32}) {
   std::vector<CpuPath> paths;
   for (const KernelTable* kernels : SupportedKernels()) {
-    for (const Activations activations : {Activations::kDefault, Activations::kF32}) {
+    for (const Activations activations : all_activations) {
       for (const int count : threads) {
         paths.push_back({kernels, activations, count});
       }

@@ -101,7 +101,9 @@ TEST(Int8ExactTest, WholeActivationsLoseNothing) {
           const Steps steps = StepsOf(*kernels, type);
           const std::vector<std::byte> file = Weights(type, numbers);
           const HostTensor tensor = {type, file.data(), 1, kRows, kCols};
-          const OpCase op_case = {"MatMul", "exact", [&](OpRun& run) {
+          const std::string name = std::string(kernels->name) + " " + TypeName(type) + " " +
+                                   std::to_string(static_cast<int>(numbers)) + (extreme ? " extreme" : "");
+          const OpCase op_case = {"MatMul", name, [&](OpRun& run) {
                                     const Matrix& m = run.Packed({{tensor, {0, 1}, {0, kRows}, {0, kCols}}}, type);
                                     const Tensor in = run.Put(WholeActivations(steps, extreme), kTokens, kCols);
                                     const Tensor out = run.Empty(kTokens, kRows);
@@ -110,8 +112,7 @@ TEST(Int8ExactTest, WholeActivationsLoseNothing) {
                                     run.Collect("out", out, SumTolerance(kCols), 0x1p-6 * steps.most * 32);
                                   }};
           const auto backend = CpuPath{kernels, Activations::kDefault, 1}.Create();
-          EXPECT_EQ(RunOpCase(op_case, *backend), "") << kernels->name << " " << TypeName(type) << " "
-                                                      << static_cast<int>(numbers) << (extreme ? " extreme" : "");
+          EXPECT_EQ(RunOpCase(op_case, *backend), "");
         }
       }
     }
