@@ -26,6 +26,15 @@ class Scratch {
   HostMemory memory_;
 };
 
+// Rows of one expert that are computed together, as a range of all experts' rows.
+struct ExpertTile {
+  int64_t expert = 0;
+  int64_t first = 0;
+  int64_t tokens = 0;
+  int64_t first_packed = 0;  // its tiles of kTileTokens among those of all
+  int64_t end_packed() const { return first_packed + (tokens + kTileTokens - 1) / kTileTokens; }
+};
+
 class CpuBackend : public HostBackend {
  public:
   CpuBackend(const KernelTable& kernels, Activations activations, int threads, std::span<const int> cpus = {});
@@ -67,7 +76,8 @@ class CpuBackend : public HostBackend {
     int64_t rows = 0;
     const float* floats = nullptr;
     int64_t stride = 0;
-    QuantRows quant;
+    QuantRows quant;  // records; null if not wanted
+    QuantRows tiles;  // see TilePath; null if not wanted
   };
   struct Angles {
     const Step* step = nullptr;
@@ -83,12 +93,17 @@ class CpuBackend : public HostBackend {
     return activations_ == Activations::kDefault && kernels_.panel_int8[static_cast<int>(m.type)] != nullptr;
   }
   bool UsesTiles(const CpuMatrix& m, int64_t tokens) const {
-    return UsesInt8(m) && tokens >= kMinTileTokens && kernels_.tiles_int8[static_cast<int>(m.type)] != nullptr;
+    return UsesInt8(m) && tokens >= kMinTileTokens && kernels_.tiles_int8[static_cast<int>(m.type)].panel != nullptr;
   }
-  // product.cc: quantises rows into `scratch` if the matrix wants that.
+  // product.cc: rows for products with a matrix, in `scratch` if it wants them quantised.
   Input Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows, Scratch& scratch);
+  // The same, but never in tiles, so that rows can be chosen from them.
+  Input PrepareRecords(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows, Scratch& scratch);
   // Rows index[0], index[1], .. of a matrix's input, one after another.
   Input Gather(const CpuMatrix& m, const Input& from, std::span<const int32_t> index, Scratch& scratch);
+  // experts.cc: the records of each expert's rows in tiles, where there are rows enough for products of tiles.
+  QuantRows PackExperts(const CpuMatrix& m, const Input& rows, std::span<const ExpertTile> tiles, Scratch& scratch);
+  Input OfExpert(const CpuMatrix& m, const Input& rows, QuantRows packed, const ExpertTile& tile) const;
   // Groups of a matrix times the first `tokens` rows of the input.
   void RunPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens, float scale,
                  float* out, int64_t out_stride) const;
@@ -126,6 +141,7 @@ class CpuBackend : public HostBackend {
   std::vector<Scratch> own_;  // of each thread
   Scratch quantised_;
   Scratch gathered_;
+  Scratch packed_;
   Scratch middle_;
   Scratch quantised_middle_;
   Scratch expanded_;

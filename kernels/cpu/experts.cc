@@ -11,13 +11,6 @@
 namespace alphecca::kernels::cpu {
 namespace {
 
-// Tokens of one expert that are computed together, as a range of the sorted pairs.
-struct ExpertTile {
-  int64_t expert = 0;
-  int64_t first = 0;
-  int64_t tokens = 0;
-};
-
 // Pairs (token, place among its ids), sorted by expert.
 struct Sorted {
   std::vector<int32_t> token;    // [pairs]
@@ -45,7 +38,8 @@ Sorted SortByExpert(const Tensor& ids, int64_t rows, int64_t items, int64_t tile
   for (int64_t e = 0; e < items; ++e) {
     const int64_t end = begin[static_cast<size_t>(e) + 1];
     for (int64_t first = begin[static_cast<size_t>(e)]; first < end; first += tile) {
-      sorted.tiles.push_back({e, first, std::min(tile, end - first)});
+      const int64_t packed = sorted.tiles.empty() ? 0 : sorted.tiles.back().end_packed();
+      sorted.tiles.push_back({e, first, std::min(tile, end - first), packed});
     }
   }
   sorted.token.resize(static_cast<size_t>(begin.back()));
@@ -106,6 +100,34 @@ void CpuBackend::Route(Stream&, const RouteArgs& a) {
   });
 }
 
+QuantRows CpuBackend::PackExperts(const CpuMatrix& m, const Input& rows, std::span<const ExpertTile> tiles,
+                                  Scratch& scratch) {
+  if (tiles.empty() || !UsesTiles(m, kMaxTokens)) {
+    return {};
+  }
+  const int64_t packed = tiles.back().end_packed();
+  const int64_t bytes = TokenTileBytes(m.cols);
+  std::byte* data = scratch.Bytes(packed * bytes);
+  ForRows(static_cast<int64_t>(tiles.size()), kTileTokens * m.cols, [&](int64_t i, int) {
+    const ExpertTile& tile = tiles[static_cast<size_t>(i)];
+    for (int64_t first = 0; UsesTiles(m, tile.tokens) && first < tile.tokens; first += kTileTokens) {
+      const QuantRows records = {rows.quant.data + (tile.first + first) * rows.quant.stride, rows.quant.stride};
+      kernels_.tiles_int8[static_cast<int>(m.type)].pack(records, m.cols, std::min(kTileTokens, tile.tokens - first),
+                                                         data + (tile.first_packed + first / kTileTokens) * bytes);
+    }
+  });
+  return {data, bytes};
+}
+
+CpuBackend::Input CpuBackend::OfExpert(const CpuMatrix& m, const Input& rows, QuantRows packed,
+                                       const ExpertTile& tile) const {
+  Input of_tile = From(rows, tile.first);
+  if (UsesTiles(m, tile.tokens)) {
+    of_tile.tiles = {packed.data + tile.first_packed * packed.stride, packed.stride};
+  }
+  return of_tile;
+}
+
 void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
   const CpuMatrix& gate_up = Cpu(*a.gate_up);
   const CpuMatrix& down = Cpu(*a.down);
@@ -126,14 +148,15 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
     }
   }
 
-  const Input each = Prepare(gate_up, FloatRow(a.in, 0), a.in.stride, rows, quantised_);
+  const Input each = PrepareRecords(gate_up, FloatRow(a.in, 0), a.in.stride, rows, quantised_);
   const Input input = Gather(gate_up, each, sorted.token, gathered_);
+  const QuantRows packed = PackExperts(gate_up, input, sorted.tiles, packed_);
   const bool aligned = width % kGroupRows == 0;
   const int64_t stride = aligned ? width : gate_up.rows;  // else gate and up side by side, the product over the gate
   float* hidden = middle_.Floats(std::max<int64_t>(1, pairs * stride));
   ForTiles(pool_, sorted, aligned ? width / kGroupRows : gate_up.groups, [&](const ExpertTile& tile, Range groups) {
     float* out = hidden + tile.first * stride + groups.begin * kGroupRows;
-    const Input of_tile = From(input, tile.first);
+    const Input of_tile = OfExpert(gate_up, input, packed, tile);
     if (aligned) {
       RunGatedPanels(gate_up, tile.expert, groups, of_tile, tile.tokens, out, stride);
     } else {
@@ -147,10 +170,11 @@ void CpuBackend::Experts(Stream&, const ExpertsArgs& a) {
     });
   }
 
-  const Input middle = Prepare(down, hidden, stride, pairs, quantised_middle_);
+  const Input middle = PrepareRecords(down, hidden, stride, pairs, quantised_middle_);
+  const QuantRows packed_middle = PackExperts(down, middle, sorted.tiles, packed_);
   float* expanded = expanded_.Floats(std::max<int64_t>(1, pairs * down.rows));
   ForTiles(pool_, sorted, down.groups, [&](const ExpertTile& tile, Range groups) {
-    RunPanels(down, tile.expert, groups, From(middle, tile.first), tile.tokens, 1.0F,
+    RunPanels(down, tile.expert, groups, OfExpert(down, middle, packed_middle, tile), tile.tokens, 1.0F,
               expanded + tile.first * down.rows + groups.begin * kGroupRows, down.rows);
   });
 

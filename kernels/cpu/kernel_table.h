@@ -71,12 +71,22 @@ struct PanelArgs {
   int64_t groups = 1;
 };
 using Panel = void (*)(const PanelArgs&);
-// What a tile panel takes at most, the least that is worth its while, and rows whose records must be there to read
-// behind the last, whatever they hold.
+// What a tile panel takes at most, and the least that is worth its while.
 inline constexpr int64_t kMaxTokens = 128;
 inline constexpr int64_t kMaxGroups = 8;
 inline constexpr int64_t kMinTileTokens = 5;
-inline constexpr int64_t kTilePadding = 15;
+
+// Products of tiles, of weights with 16 rows of activations.
+inline constexpr int64_t kTileTokens = 16;
+constexpr int64_t TokenTileBytes(int64_t cols) {
+  return kTileTokens * QuantRowBytes(cols);
+}
+struct TilePath {
+  // Takes tiles of tokens, PanelArgs::quant.stride bytes from one to the next; null: none.
+  Panel panel;
+  // At most kTileTokens records to a tile of TokenTileBytes, on a cache line.
+  void (*pack)(const QuantRows& records, int64_t cols, int64_t tokens, std::byte* tile);
+};
 
 // Keys of a chunk. Chunks begin at multiples of it, so a key always has the same lane, and a row's sums group its keys
 // alike whatever the step.
@@ -141,7 +151,7 @@ struct KernelTable {
   Panel panel_f32[static_cast<int>(DType::kI64) + 1];
   Panel panel_int8[static_cast<int>(DType::kI64) + 1];
   // Where there is one, the same as panel_int8 for kMinTileTokens rows of activations or more, bit for bit, but faster.
-  Panel tiles_int8[static_cast<int>(DType::kI64) + 1];
+  TilePath tiles_int8[static_cast<int>(DType::kI64) + 1];
   // One row of activations to a record of QuantRowBytes(cols), against weights of `type`.
   void (*quantise)(const float* in, int64_t cols, DType type, std::byte* record);
 

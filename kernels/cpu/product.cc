@@ -24,7 +24,10 @@ int64_t CpuBackend::GroupsAtATime(const CpuMatrix& m, int64_t groups, int64_t to
 CpuBackend::Input CpuBackend::From(const Input& input, int64_t first) {
   Input from = input;
   from.rows -= first;
-  if (from.quant.data != nullptr) {
+  if (from.tiles.data != nullptr) {
+    Check(first % kTileTokens == 0, "rows from within a tile of tokens");
+    from.tiles.data += first / kTileTokens * from.tiles.stride;
+  } else if (from.quant.data != nullptr) {
     from.quant.data += first * from.quant.stride;
   } else {
     from.floats += first * from.stride;
@@ -41,14 +44,35 @@ int64_t CpuBackend::Tile(const CpuMatrix& m) const {
 
 CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows,
                                       Scratch& scratch) {
-  if (!UsesInt8(m)) {
-    return {.rows = rows, .floats = in, .stride = stride, .quant = {}};
+  if (!UsesTiles(m, rows)) {
+    return PrepareRecords(m, in, stride, rows, scratch);
   }
   const int64_t record = QuantRowBytes(m.cols);
-  std::byte* data = scratch.Bytes((rows + kTilePadding) * record);
+  const int64_t tile_bytes = TokenTileBytes(m.cols);
+  const int64_t tiles = (rows + kTileTokens - 1) / kTileTokens;
+  std::byte* data = scratch.Bytes(tiles * tile_bytes);
+  ForRows(tiles, kTileTokens * m.cols, [&](int64_t tile, int thread) {
+    const int64_t first = tile * kTileTokens;
+    const int64_t tokens = std::min(kTileTokens, rows - first);
+    std::byte* records = Own(thread).Bytes(kTileTokens * record);
+    for (int64_t t = 0; t < tokens; ++t) {
+      kernels_.quantise(in + (first + t) * stride, m.cols, m.type, records + t * record);
+    }
+    kernels_.tiles_int8[static_cast<int>(m.type)].pack({records, record}, m.cols, tokens, data + tile * tile_bytes);
+  });
+  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {}, .tiles = {data, tile_bytes}};
+}
+
+CpuBackend::Input CpuBackend::PrepareRecords(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows,
+                                             Scratch& scratch) {
+  if (!UsesInt8(m)) {
+    return {.rows = rows, .floats = in, .stride = stride, .quant = {}, .tiles = {}};
+  }
+  const int64_t record = QuantRowBytes(m.cols);
+  std::byte* data = scratch.Bytes(rows * record);
   ForRows(rows, m.cols,
           [&](int64_t row, int) { kernels_.quantise(in + row * stride, m.cols, m.type, data + row * record); });
-  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {data, record}};
+  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {data, record}, .tiles = {}};
 }
 
 CpuBackend::Input CpuBackend::Gather(const CpuMatrix& m, const Input& from, std::span<const int32_t> index,
@@ -60,20 +84,20 @@ CpuBackend::Input CpuBackend::Gather(const CpuMatrix& m, const Input& from, std:
     ForRows(rows, m.cols, [&](int64_t row, int) {
       std::copy_n(from.floats + source(row) * from.stride, m.cols, data + row * m.cols);
     });
-    return {.rows = rows, .floats = data, .stride = m.cols, .quant = {}};
+    return {.rows = rows, .floats = data, .stride = m.cols, .quant = {}, .tiles = {}};
   }
   const int64_t record = from.quant.stride;
-  std::byte* data = scratch.Bytes((rows + kTilePadding) * record);
+  std::byte* data = scratch.Bytes(rows * record);
   ForRows(rows, m.cols,
           [&](int64_t row, int) { std::copy_n(from.quant.data + source(row) * record, record, data + row * record); });
-  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {data, record}};
+  return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {data, record}, .tiles = {}};
 }
 
 void CpuBackend::RunPanels(const CpuMatrix& m, int64_t item, Range groups, const Input& input, int64_t tokens,
                            float scale, float* out, int64_t out_stride) const {
   const auto type = static_cast<int>(m.type);
-  const bool tiles = UsesTiles(m, tokens);
-  const Panel panel = tiles                         ? kernels_.tiles_int8[type]
+  const bool tiles = input.tiles.data != nullptr;
+  const Panel panel = tiles                         ? kernels_.tiles_int8[type].panel
                       : input.quant.data != nullptr ? kernels_.panel_int8[type]
                                                     : kernels_.panel_f32[type];
   const int64_t step = tiles ? kMaxGroups : 1;
@@ -85,7 +109,7 @@ void CpuBackend::RunPanels(const CpuMatrix& m, int64_t item, Range groups, const
            .tokens = tokens,
            .in = input.floats,
            .in_stride = input.stride,
-           .quant = input.quant,
+           .quant = tiles ? input.tiles : input.quant,
            .scale = scale,
            .out = out + (group - groups.begin) * kGroupRows,
            .out_stride = out_stride,

@@ -2,15 +2,26 @@
 // are exact, and what follows them is what the panels for few rows do, in their order, so the bits are theirs.
 //
 // Weights are unpacked to tiles once for all tokens of a panel: a row for each four columns, [16 rows][4 bytes]. Loops,
-// from outside: slabs; pairs of groups, whose tiles the first-level cache holds; tiles of tokens. Totals wait in
-// between.
+// from outside: stretches of a few slabs; pairs of groups; pairs of tiles of tokens; blocks, four products of which
+// share their loads. Totals wait in between, which costs less the longer the stretches are.
 #pragma once
 
 namespace alphecca::kernels::cpu {
 namespace {
 
-inline constexpr int kTileTokens = 16;
-inline constexpr int kPair = 2;
+inline constexpr int kPair = 2;  // groups, and tiles of tokens
+
+// A tile of tokens: for each block of Type, in the order of its products, [16 tokens][kRowBytes of activations]; then
+// for each block [16] d; and of types with minima, for each [16] sums. Tokens that there are not are zeros.
+template <class Type>
+struct TokenTile {
+  static constexpr int64_t kBlockBytes = kTileTokens * Type::kRowBytes;
+  std::byte* data;
+  int64_t blocks;
+  int8_t* q(int64_t block) const { return reinterpret_cast<int8_t*>(data + block * kBlockBytes); }
+  float* d(int64_t block) const { return reinterpret_cast<float*>(data + blocks * kBlockBytes) + block * kTileTokens; }
+  float* sum(int64_t block) const { return d(blocks + block); }
+};
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1;
@@ -20,27 +31,53 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0 and 1: sums, 2 and 3: activations, 4 and 5: weights; two of each, so that one product begins before the other
-// is stored.
+// Registers: sums from 0, of each tile of tokens in turn with each group; activations from 4, weights from 6.
+inline constexpr int kActivations = 4;
+inline constexpr int kWeights = 6;
+
 template <class Type>
 inline void ConfigureTiles(int tokens) {
   TileShapes shapes;
-  for (int i = 0; i < 6; ++i) {
-    shapes.row_bytes[i] = i == 2 || i == 3 ? Type::kTileRows * 4 : 64;
-    shapes.rows[i] = static_cast<uint8_t>(i < 4 ? tokens : Type::kTileRows);
+  for (int i = 0; i < 8; ++i) {
+    const bool activations = i == kActivations || i == kActivations + 1;
+    shapes.row_bytes[i] = activations ? Type::kRowBytes : 64;
+    shapes.rows[i] = static_cast<uint8_t>(i < kWeights ? tokens : Type::kTileRows);
   }
   asm volatile("" : : "m"(shapes));  // GCC 12 thinks that 8 bytes are read
   _tile_loadconfig(&shapes);
 }
 
-using TileSums = int32_t[kTileTokens][kGroupRows];
-inline F SumsOf(const TileSums& sums, int t) {
-  return ToFloat(LoadBytes(reinterpret_cast<const std::byte*>(sums[t])));
+// The intrinsics of GCC 12 take no register number of a template, and do not say that they touch memory.
+template <int kTile>
+inline void LoadTile(const void* from, int64_t stride) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kTile) : "memory");
+}
+template <int kTile>
+inline void StoreTile(void* to) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(int64_t{64}), "i"(kTile) : "memory");
+}
+// Of signed weights, or of weights without a sign.
+template <int kSum, int kA, int kB, bool kSigned>
+inline void MultiplyTiles() {
+  asm volatile("tilezero %%tmm%c0" : : "i"(kSum));
+  if constexpr (kSigned) {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+  } else {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+  }
 }
 
+using TileSums = int32_t[kTileTokens][kGroupRows];
+
+struct Blocks {
+  int64_t begin;
+  int64_t end;
+};
+
 // ---- Types ----------------------------------------------------------------------------------------------------------
-// kBlocks: of a slab, whose sums are scaled apart. kTileRows: of a block's tile of weights. kMakes: tiles that Make
-// makes at once. kSigned: weights. kPart: a slab's sums gather in a part of their own, which Join adds to the total.
+// kBlocks: of a slab, whose sums are scaled apart. kTileRows: of a block's tile of weights; kRowBytes: of a token in
+// its tile of activations, as many columns. kMakes: tiles of weights that Make makes at once. kSigned: weights. kPart:
+// a slab's sums gather in a part of their own, which Join adds to the total.
 
 // Bits of each byte: bit i of the result is bit i of kFlip, inverted for each bit of x that row i of the matrix has;
 // row 0 is the highest byte of `matrix`.
@@ -75,24 +112,34 @@ struct SlicedTiles {
   static constexpr int64_t kSlabBytes = Type::kSlabBytes;
   static constexpr int kBlocks = kSlabBlocks;
   static constexpr int kTileRows = 16;
+  static constexpr int kRowBytes = 64;
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = Type::kOffset != 0;
   static constexpr bool kPart = false;
   using Scales = SlabScales;
-  using Factor = BlockScale;
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) { Type::LoadScales(slab, blocks, to); }
   static inline void Make(const std::byte* slab, int block, int8_t (*to)[64]) { MakeTile(Type(), slab, block, to); }
-  static inline const int8_t* Activations(const PanelArgs& a, int64_t token, int64_t slab) {
-    return SlicedAt(a, token).q + slab * kSlabBlocks * 64;
+  static inline void CopyToken(const PanelArgs& a, int64_t token, Blocks some, const TokenTile<SlicedTiles>& to) {
+    const SlicedRow row = SlicedAt(a, token);
+    for (int64_t block = some.begin; block < some.end; ++block) {
+      __builtin_memcpy(to.q(block) + token * kRowBytes, row.q + block * kRowBytes, kRowBytes);
+      to.d(block)[token] = row.scales[block].d;
+      if constexpr (Type::kMinima) {
+        to.sum(block)[token] = row.scales[block].sum;
+      }
+    }
   }
-  static constexpr int Place(int block) { return 64 * block; }
-  static inline const BlockScale* Factors(const PanelArgs& a, int64_t token, int64_t slab) {
-    return SlicedAt(a, token).scales + slab * kSlabBlocks;
-  }
-  static inline void Add(const TileSums& sums, int t, const Scales& scales, int block, const BlockScale* factors,
-                         F& total) {
-    const I sum = LoadBytes(reinterpret_cast<const std::byte*>(sums[t]));
-    AddBlock<Type>(sum, scales, block, factors[block], total);
+  template <int kTokens>
+  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* d,
+                         [[maybe_unused]] const float* sum_of, F (&total)[kTokens]) {
+    const F scale = scales.scale[block];
+    for (int t = 0; t < kTokens; ++t) {
+      const I sum = LoadBytes(reinterpret_cast<const std::byte*>(sums[t]));
+      total[t] = Fma(Mul(ToFloat(sum), scale), Set(d[t]), total[t]);
+      if constexpr (Type::kMinima) {
+        total[t] = Fma(Set(sum_of[t]), scales.least[block], total[t]);
+      }
+    }
   }
 };
 
@@ -100,11 +147,11 @@ struct Q8_0Tiles {
   static constexpr int64_t kSlabBytes = Q8_0Int8::kGroupBytes * kSlabBlocks;
   static constexpr int kBlocks = kSlabBlocks;
   static constexpr int kTileRows = 8;
+  static constexpr int kRowBytes = 32;
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = true;
   static constexpr bool kPart = false;
   using Scales = F[kBlocks];
-  using Factor = float;
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) {
     for (int block = 0; block < blocks; ++block) {
       to[block] = LoadF16(slab + block * Q8_0Int8::kGroupBytes);
@@ -116,15 +163,21 @@ struct Q8_0Tiles {
       StoreBytes(to[c], LoadBytes(runs + c * kRunBytes));
     }
   }
-  static inline const int8_t* Activations(const PanelArgs& a, int64_t token, int64_t slab) {
-    return RecordAt(a.quant.data + token * a.quant.stride, a.cols).q + slab * kSlabCols;
+  static inline void CopyToken(const PanelArgs& a, int64_t token, Blocks some, const TokenTile<Q8_0Tiles>& to) {
+    const QuantRow row = RecordAt(a.quant.data + token * a.quant.stride, a.cols);
+    for (int64_t block = some.begin; block < some.end; ++block) {
+      __builtin_memcpy(to.q(block) + token * kRowBytes, row.q + block * kRowBytes, kRowBytes);
+      to.d(block)[token] = row.d[block];
+    }
   }
-  static constexpr int Place(int block) { return 32 * block; }
-  static inline const float* Factors(const PanelArgs& a, int64_t token, int64_t slab) {
-    return RecordAt(a.quant.data + token * a.quant.stride, a.cols).d + slab * kBlocks;
-  }
-  static inline void Add(const TileSums& sums, int t, const Scales& d, int block, const float* factors, F& total) {
-    total = Fma(SumsOf(sums, t), Mul(d[block], Set(factors[block])), total);
+  template <int kTokens>
+  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* d,
+                         [[maybe_unused]] const float* sum_of, F (&total)[kTokens]) {
+    const F scale = scales[block];
+    for (int t = 0; t < kTokens; ++t) {
+      const I sum = LoadBytes(reinterpret_cast<const std::byte*>(sums[t]));
+      total[t] = Fma(ToFloat(sum), Mul(scale, Set(d[t])), total[t]);
+    }
   }
 };
 
@@ -133,6 +186,7 @@ struct Q6_KTiles {
   static constexpr int64_t kSlabBytes = Q6_KInt8::kGroupBytes;
   static constexpr int kBlocks = 16;
   static constexpr int kTileRows = 4;
+  static constexpr int kRowBytes = 16;
   static constexpr int kMakes = 4;
   static constexpr bool kSigned = true;
   static constexpr bool kPart = true;
@@ -140,7 +194,6 @@ struct Q6_KTiles {
     F scale[kBlocks];
     F d;
   };
-  using Factor = float;
   static inline void LoadScales(const std::byte* slab, int, Scales& to) {
     to.d = LoadF16(slab);
     for (int block = 0; block < kBlocks; ++block) {
@@ -157,16 +210,23 @@ struct Q6_KTiles {
       }
     }
   }
-  static inline const int8_t* Activations(const PanelArgs& a, int64_t token, int64_t slab) {
-    return RecordAt(a.quant.data + token * a.quant.stride, a.cols).q + slab * kSlabCols;
-  }
-  static constexpr int Place(int block) { return 16 * kSixteens[block]; }
-  static inline const float* Factors(const PanelArgs& a, int64_t token, int64_t slab) {
-    return RecordAt(a.quant.data + token * a.quant.stride, a.cols).d + slab * kBlocks;
+  static inline void CopyToken(const PanelArgs& a, int64_t token, Blocks some, const TokenTile<Q6_KTiles>& to) {
+    const QuantRow row = RecordAt(a.quant.data + token * a.quant.stride, a.cols);
+    for (int64_t block = some.begin; block < some.end; ++block) {
+      const int64_t from = block / kBlocks * kBlocks + kSixteens[block % kBlocks];
+      __builtin_memcpy(to.q(block) + token * kRowBytes, row.q + from * kRowBytes, kRowBytes);
+      to.d(block)[token] = row.d[from];
+    }
   }
   // A sum times its scale is below 2^24: exact in F32 as in the integers of Q6_KInt8.
-  static inline void Add(const TileSums& sums, int t, const Scales& scales, int block, const float* factors, F& part) {
-    part = Fma(Mul(SumsOf(sums, t), scales.scale[block]), Set(factors[kSixteens[block]]), part);
+  template <int kTokens>
+  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* d, const float* /*sum*/,
+                         F (&part)[kTokens]) {
+    const F scale = scales.scale[block];
+    for (int t = 0; t < kTokens; ++t) {
+      const I sum = LoadBytes(reinterpret_cast<const std::byte*>(sums[t]));
+      part[t] = Fma(Mul(ToFloat(sum), scale), Set(d[t]), part[t]);
+    }
   }
   static inline F Join(const Scales& scales, F part, F total) { return Fma(part, scales.d, total); }
 };
@@ -174,143 +234,200 @@ struct Q6_KTiles {
 // ---- Panels ---------------------------------------------------------------------------------------------------------
 
 template <class Type>
+inline constexpr int64_t kBlockCols = kSlabCols / Type::kBlocks;
+
+template <class Type>
 struct SlabTiles {
   alignas(64) int8_t weights[Type::kBlocks * Type::kTileRows][64];
   typename Type::Scales scales;
 };
 
-// Begins the product of a block in sum tile kTile.
-template <class Type, int kTile>
-inline void BeginProduct(const SlabTiles<Type>& w, int block, const int8_t* activations, int64_t stride) {
-  static_assert(kTile == 0 || kTile == 1);
-  const int8_t* of_block = activations + Type::Place(block);
-  const auto* weights = w.weights + block * Type::kTileRows;
-  if constexpr (kTile == 0) {
-    _tile_zero(0);
-    _tile_loadd(2, of_block, stride);
-    _tile_loadd(4, weights, 64);
-    if constexpr (Type::kSigned) {
-      _tile_dpbssd(0, 2, 4);
-    } else {
-      _tile_dpbsud(0, 2, 4);
-    }
-  } else {
-    _tile_zero(1);
-    _tile_loadd(3, of_block, stride);
-    _tile_loadd(5, weights, 64);
-    if constexpr (Type::kSigned) {
-      _tile_dpbssd(1, 3, 5);
-    } else {
-      _tile_dpbsud(1, 3, 5);
-    }
-  }
-}
-
-template <class Type, int kTokens>
-inline void AddSums(const SlabTiles<Type>& w, int block, const TileSums& sums,
-                    const typename Type::Factor* const (&factors)[kTokens], F (&part)[kTokens]) {
-  for (int t = 0; t < kTokens; ++t) {
-    Type::Add(sums, t, w.scales, block, factors[t], part[t]);
-  }
-}
-
-// A slab of the weights of one group.
+// Slabs that are computed at once: their parts are of one slab.
 template <class Type>
-struct SlabOfGroup {
+inline constexpr int kStretch = Type::kPart ? 1 : 8;
+
+// A stretch of the weights of one group, with the group's totals.
+template <class Type>
+struct StretchOfGroup {
   const std::byte* weights;
-  int64_t slab;
-  int blocks;
+  const std::byte* next;        // what will be wanted soon, as many bytes
+  SlabTiles<Type>* tiles;       // [kStretch]
+  float (*totals)[kGroupRows];  // [tokens of the panel]
+
+  inline void LoadScales(int blocks) const {
+    for (int slab = 0; slab * Type::kBlocks < blocks; ++slab) {
+      const int left = blocks - slab * Type::kBlocks;
+      Type::LoadScales(weights + slab * Type::kSlabBytes, left < Type::kBlocks ? left : Type::kBlocks,
+                       tiles[slab].scales);
+    }
+  }
+  inline void Make(int block) const {
+    const int slab = block / Type::kBlocks;
+    Type::Make(weights + slab * Type::kSlabBytes, block % Type::kBlocks, Tile(block));
+    constexpr int64_t kBytes = Type::kSlabBytes / Type::kBlocks * Type::kMakes;
+    for (int64_t line = 0; line < kBytes; line += 64) {
+      __builtin_prefetch(next + block / Type::kMakes * kBytes + line, 0, 2);
+    }
+  }
+  inline int8_t (*Tile(int block) const)[64] {
+    return tiles[block / Type::kBlocks].weights + block % Type::kBlocks * Type::kTileRows;
+  }
+  inline const typename Type::Scales& Scales(int block) const { return tiles[block / Type::kBlocks].scales; }
 };
 
-// kTokens rows from `first` on times a slab: joins their totals. kMake: makes the tiles too, a little ahead of their
-// use, so that all parts of the processor have work.
-template <class Type, int kTokens, bool kMake>
-inline void TileSlab(const PanelArgs& a, const SlabOfGroup<Type>& at, int64_t first, SlabTiles<Type>& w,
-                     float (*total)[kGroupRows]) {
-  constexpr int kAhead = 4;
-  const auto make = [&](int block) {
-    if (kMake && block < at.blocks && block % Type::kMakes == 0) {
-      Type::Make(at.weights, block, w.weights + block * Type::kTileRows);
+// A stretch of kGroups groups times kTiles tiles of tokens.
+template <class Type, int kTokens, int kTiles, int kGroups>
+class StretchProduct {
+ public:
+  using Groups = StretchOfGroup<Type>[kPair];
+
+  // `first`: of the tokens, whose tiles lie `stride` bytes apart; `from`: the first of the blocks. Adds to the totals.
+  // make: the tiles of weights too, a little ahead of their use, so that all parts of the processor have work.
+  static inline void Run(const TokenTile<Type>& tile, int64_t stride, const Groups& groups, int64_t from, int64_t first,
+                         int blocks, bool make) {
+    constexpr int kAhead = 4;
+    StretchProduct p;
+    for (int i = 0; i < kTiles; ++i) {
+      p.tiles_[i] = {tile.data + i * stride, tile.blocks};
+      p.q_[i] = p.tiles_[i].q(from);
+      p.d_[i] = p.tiles_[i].d(from);
     }
-  };
-  if constexpr (kMake) {
-    Type::LoadScales(at.weights, at.blocks, w.scales);
-  }
-  const typename Type::Factor* factors[kTokens];
-  F part[kTokens];
-  for (int t = 0; t < kTokens; ++t) {
-    factors[t] = Type::Factors(a, first + t, at.slab);
-    part[t] = Type::kPart ? Zero() : Load(total[t]);
-  }
-  const int8_t* q = Type::Activations(a, first, at.slab);
-  for (int block = 0; block < kAhead; ++block) {
-    make(block);
-  }
-  // A product is stored once the next has begun, and added up while that one runs.
-  alignas(64) TileSums even;
-  alignas(64) TileSums odd;
-  BeginProduct<Type, 0>(w, 0, q, a.quant.stride);
+    if (make) {
+      for (int g = 0; g < kGroups; ++g) {
+        groups[g].LoadScales(blocks);
+      }
+      for (int block = 0; block < kAhead; ++block) {
+        Make(groups, block, blocks);
+      }
+    }
+    Totals totals;
+    for (int i = 0; i < kProducts; ++i) {
+      for (int t = 0; t < kTokens; ++t) {
+        totals[i][t] = Type::kPart ? Zero() : Load(At(groups, first, i, t));
+      }
+    }
 #pragma GCC unroll 1
-  for (int block = 0; block < at.blocks; block += 2) {
-    if (block + 1 < at.blocks) {
-      BeginProduct<Type, 1>(w, block + 1, q, a.quant.stride);
+    for (int block = 0; block < blocks; ++block) {
+      p.LoadWeights(groups, block);
+      if (make) {
+        Make(groups, block + kAhead, blocks);
+      }
+      p.template Multiply<0>(groups, block, totals);
     }
-    make(block + kAhead);
-    _tile_stored(0, even, 64);
+    p.template AddFrom<0>(groups, blocks - 1, totals);
+    for (int i = 0; i < kProducts; ++i) {
+      for (int t = 0; t < kTokens; ++t) {
+        float* to = At(groups, first, i, t);
+        if constexpr (Type::kPart) {
+          totals[i][t] = Type::Join(groups[i % kGroups].Scales(0), totals[i][t], Load(to));
+        }
+        Store(to, totals[i][t]);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kProducts = kTiles * kGroups;
+  using Totals = F[kProducts][kTokens];
+
+  static inline float* At(const Groups& groups, int64_t first, int i, int t) {
+    return groups[i % kGroups].totals[first + i / kGroups * kTokens + t];
+  }
+
+  static inline void Make(const Groups& groups, int block, int blocks) {
+    if (block < blocks && block % Type::kMakes == 0) {
+      for (int g = 0; g < kGroups; ++g) {
+        groups[g].Make(block);
+      }
+    }
+  }
+
+  inline void LoadWeights(const Groups& groups, int block) {
+    LoadTile<kWeights>(groups[0].Tile(block), 64);
+    if constexpr (kGroups == 2) {
+      LoadTile<kWeights + 1>(groups[1].Tile(block), 64);
+    }
+  }
+
+  // Products i and on of a block. Each is stored once the next has begun, and added up at the next block.
+  template <int i>
+  inline void Multiply(const Groups& groups, int block, Totals& totals) {
+    constexpr int kTile = i / kGroups;
+    if constexpr (i % kGroups == 0) {
+      LoadTile<kActivations + kTile>(q_[kTile] + block * TokenTile<Type>::kBlockBytes, Type::kRowBytes);
+    }
+    MultiplyTiles<i, kActivations + kTile, kWeights + i % kGroups, Type::kSigned>();
     if (block > 0) {
-      AddSums<Type, kTokens>(w, block - 1, odd, factors, part);
+      Add<i>(groups, block - 1, totals);
     }
-    if (block + 2 < at.blocks) {
-      BeginProduct<Type, 0>(w, block + 2, q, a.quant.stride);
+    if constexpr (i > 0) {
+      StoreTile<i - 1>(sums_[block % 2][i - 1]);
     }
-    make(block + kAhead + 1);
-    if (block + 1 < at.blocks) {
-      _tile_stored(1, odd, 64);
+    if constexpr (i + 1 < kProducts) {
+      Multiply<i + 1>(groups, block, totals);
+    } else {
+      StoreTile<i>(sums_[block % 2][i]);
     }
-    AddSums<Type, kTokens>(w, block, even, factors, part);
   }
-  if (at.blocks % 2 == 0) {
-    AddSums<Type, kTokens>(w, at.blocks - 1, odd, factors, part);
+
+  template <int i>
+  inline void Add(const Groups& groups, int block, Totals& totals) {
+    const float* d = d_[i / kGroups] + block * kTileTokens;
+    Type::template Add<kTokens>(sums_[block % 2][i], groups[i % kGroups].Scales(block), block % Type::kBlocks, d,
+                                d + tiles_[i / kGroups].blocks * kTileTokens, totals[i]);
   }
-  for (int t = 0; t < kTokens; ++t) {
-    if constexpr (Type::kPart) {
-      part[t] = Type::Join(w.scales, part[t], Load(total[t]));
+  template <int i>
+  inline void AddFrom(const Groups& groups, int block, Totals& totals) {
+    Add<i>(groups, block, totals);
+    if constexpr (i + 1 < kProducts) {
+      AddFrom<i + 1>(groups, block, totals);
     }
-    Store(total[t], part[t]);
   }
-}
+
+  TokenTile<Type> tiles_[kTiles];
+  const int8_t* q_[kTiles];
+  const float* d_[kTiles];
+  alignas(64) TileSums sums_[2][kProducts];  // of this block and the last
+};
 
 struct TileTotals {
   alignas(64) float of[kMaxGroups][kMaxTokens][kGroupRows];
 };
 
-// All of a panel's tokens, in tiles of kTokens, times groups [begin, end), a pair at most, of one slab.
-template <class Type, int kTokens>
-void TilePair(const PanelArgs& a, int64_t begin, int64_t end, int64_t slab, SlabTiles<Type>* tiles,
-              TileTotals& totals) {
-  constexpr int64_t kBlockCols = kSlabCols / Type::kBlocks;
-  const int64_t blocks = a.cols / kBlockCols;
-  const int64_t group_bytes = Type::kSlabBytes * blocks / Type::kBlocks;
-  const int64_t left = blocks - slab * Type::kBlocks;
-  SlabOfGroup<Type> at[kPair];
-  for (int64_t group = begin; group < end; ++group) {
-    const std::byte* weights = a.group + group * group_bytes + slab * Type::kSlabBytes;
-    at[group - begin] = {weights, slab, left < Type::kBlocks ? static_cast<int>(left) : Type::kBlocks};
-    for (int64_t line = 0; line < Type::kSlabBytes; line += 64) {
-      __builtin_prefetch(weights + 2 * Type::kSlabBytes + line, 0, 2);  // the slab after the next
-    }
-    TileSlab<Type, kTokens, true>(a, at[group - begin], 0, tiles[group - begin], totals.of[group]);
+// All of a panel's tokens, in tiles of kTokens, times `slabs` slabs of kGroups groups from `begin` on. What lies
+// `ahead` bytes behind these weights comes soon.
+template <class Type, int kTokens, int kGroups>
+void TileStretch(const PanelArgs& a, int64_t begin, int64_t slab, int64_t slabs, int64_t ahead, SlabTiles<Type>* tiles,
+                 TileTotals& totals) {
+  const int64_t all_blocks = a.cols / kBlockCols<Type>;
+  const int64_t group_bytes = Type::kSlabBytes * all_blocks / Type::kBlocks;
+  const int64_t from = slab * Type::kBlocks;
+  const int64_t left = all_blocks - from;
+  const auto blocks = static_cast<int>(left < slabs * Type::kBlocks ? left : slabs * Type::kBlocks);
+  StretchOfGroup<Type> groups[kPair] = {};
+  for (int g = 0; g < kGroups; ++g) {
+    const std::byte* weights = a.group + (begin + g) * group_bytes + slab * Type::kSlabBytes;
+    groups[g] = {weights, weights + ahead, tiles + g * kStretch<Type>, totals.of[begin + g]};
   }
-  for (int64_t first = kTokens; first < a.tokens; first += kTokens) {
-    for (int64_t group = begin; group < end; ++group) {
-      TileSlab<Type, kTokens, false>(a, at[group - begin], first, tiles[group - begin], totals.of[group] + first);
+  const auto tile = [&](int64_t token) {
+    return TokenTile<Type>{const_cast<std::byte*>(a.quant.data) + token / kTileTokens * a.quant.stride, all_blocks};
+  };
+  int64_t first = 0;
+  if constexpr (kTokens == kTileTokens) {
+    for (; first + kTokens < a.tokens; first += kPair * kTokens) {
+      StretchProduct<Type, kTokens, kPair, kGroups>::Run(tile(first), a.quant.stride, groups, from, first, blocks,
+                                                         first == 0);
     }
+  }
+  if (first < a.tokens) {
+    StretchProduct<Type, kTokens, 1, kGroups>::Run(tile(first), a.quant.stride, groups, from, first, blocks,
+                                                   first == 0);
   }
 }
 
 template <class Type, int kTokens>
 void TilesOf(const PanelArgs& a) {
-  SlabTiles<Type> tiles[kPair];
+  SlabTiles<Type> tiles[kPair * kStretch<Type>];
   TileTotals totals;
   for (int64_t group = 0; group < a.groups; ++group) {
     __builtin_memset(totals.of[group], 0,
@@ -319,12 +436,19 @@ void TilesOf(const PanelArgs& a) {
   ConfigureTiles<Type>(kTokens);
   const int64_t slabs = (a.cols + kSlabCols - 1) / kSlabCols;
   // Of few tokens memory sets the pace, and likes one group after another.
-  const int64_t together = a.tokens > kTokens ? a.groups : 1;
+  const bool few = a.tokens <= kTokens;
+  const int64_t together = few ? 1 : a.groups;
+  const int64_t stretch = few ? 1 : kStretch<Type>;
+  const int64_t ahead = few ? 2 * Type::kSlabBytes : kPair * a.cols / kSlabCols * Type::kSlabBytes;
   for (int64_t first = 0; first < a.groups; first += together) {
-    for (int64_t slab = 0; slab < slabs; ++slab) {
-      for (int64_t group = first; group < first + together; group += kPair) {
-        const int64_t end = group + kPair < first + together ? group + kPair : first + together;
-        TilePair<Type, kTokens>(a, group, end, slab, tiles, totals);
+    const int64_t end = first + together;
+    for (int64_t slab = 0; slab < slabs; slab += stretch) {
+      int64_t group = first;
+      for (; group + kPair <= end; group += kPair) {
+        TileStretch<Type, kTokens, kPair>(a, group, slab, stretch, ahead, tiles, totals);
+      }
+      if (group < end) {
+        TileStretch<Type, kTokens, 1>(a, group, slab, stretch, ahead, tiles, totals);
       }
     }
   }
@@ -340,7 +464,6 @@ void TilesOf(const PanelArgs& a) {
   }
 }
 
-// Records that fill the last tile are read, whatever they hold, and what comes of them is dropped.
 template <class Type>
 void TilePanel(const PanelArgs& a) {
   if (a.tokens <= kTileTokens / 2) {
@@ -350,13 +473,34 @@ void TilePanel(const PanelArgs& a) {
   }
 }
 
+template <class Type>
+void PackTokens(const QuantRows& records, int64_t cols, int64_t tokens, std::byte* tile) {
+  const TokenTile<Type> to = {tile, cols / kBlockCols<Type>};
+  if (tokens < kTileTokens) {
+    __builtin_memset(tile, 0, static_cast<size_t>(TokenTileBytes(cols)));
+  }
+  const PanelArgs a = {.cols = cols, .quant = records};
+  // A few blocks at a time, so that what is written stays close together.
+  for (int64_t begin = 0; begin < to.blocks; begin += Type::kBlocks) {
+    const Blocks some = {begin, begin + Type::kBlocks < to.blocks ? begin + Type::kBlocks : to.blocks};
+    for (int64_t token = 0; token < tokens; ++token) {
+      Type::CopyToken(a, token, some, to);
+    }
+  }
+}
+
+template <class Type>
+constexpr TilePath PathOf() {
+  return {TilePanel<Type>, PackTokens<Type>};
+}
+
 constexpr KernelTable MakeTiledTable(const char* name) {
   KernelTable t = MakeTable(name);
-  t.tiles_int8[static_cast<int>(DType::kQ4_0)] = TilePanel<SlicedTiles<Q4_0Sliced>>;
-  t.tiles_int8[static_cast<int>(DType::kQ8_0)] = TilePanel<Q8_0Tiles>;
-  t.tiles_int8[static_cast<int>(DType::kQ4_K)] = TilePanel<SlicedTiles<Q4_KSliced>>;
-  t.tiles_int8[static_cast<int>(DType::kQ5_K)] = TilePanel<SlicedTiles<Q5_KSliced>>;
-  t.tiles_int8[static_cast<int>(DType::kQ6_K)] = TilePanel<Q6_KTiles>;
+  t.tiles_int8[static_cast<int>(DType::kQ4_0)] = PathOf<SlicedTiles<Q4_0Sliced>>();
+  t.tiles_int8[static_cast<int>(DType::kQ8_0)] = PathOf<Q8_0Tiles>();
+  t.tiles_int8[static_cast<int>(DType::kQ4_K)] = PathOf<SlicedTiles<Q4_KSliced>>();
+  t.tiles_int8[static_cast<int>(DType::kQ5_K)] = PathOf<SlicedTiles<Q5_KSliced>>();
+  t.tiles_int8[static_cast<int>(DType::kQ6_K)] = PathOf<Q6_KTiles>();
   return t;
 }
 
