@@ -453,13 +453,17 @@ void TilesOf(const PanelArgs& a) {
     }
   }
   _tile_release();
+  PanelArgs each[kMaxGroups];
   for (int64_t group = 0; group < a.groups; ++group) {
-    PanelArgs one = a;
-    one.out += group * kGroupRows;
-    one.width = group + 1 < a.groups ? kGroupRows : a.width;
-    for (int64_t t = 0; t < a.tokens; ++t) {
+    each[group] = a;
+    each[group].out += group * kGroupRows;
+    each[group].width = group + 1 < a.groups ? kGroupRows : a.width;
+  }
+  // Results of a token lie on one page, those of tokens on many.
+  for (int64_t t = 0; t < a.tokens; ++t) {
+    for (int64_t group = 0; group < a.groups; ++group) {
       const F total[kParts] = {Load(totals.of[group][t])};
-      StoreResult(one, t, total);
+      StoreResult(each[group], t, total);
     }
   }
 }
