@@ -111,9 +111,13 @@ QuantRows CpuBackend::PackExperts(const CpuMatrix& m, const Input& rows, std::sp
   ForRows(static_cast<int64_t>(tiles.size()), kTileTokens * m.cols, [&](int64_t i, int) {
     const ExpertTile& tile = tiles[static_cast<size_t>(i)];
     for (int64_t first = 0; UsesTiles(m, tile.tokens) && first < tile.tokens; first += kTileTokens) {
-      const QuantRows records = {rows.quant.data + (tile.first + first) * rows.quant.stride, rows.quant.stride};
-      kernels_.tiles_int8[static_cast<int>(m.type)].pack(records, m.cols, std::min(kTileTokens, tile.tokens - first),
-                                                         data + (tile.first_packed + first / kTileTokens) * bytes);
+      kernels_.tiles_int8[static_cast<int>(m.type)].pack(
+          {.records = {rows.quant.data + (tile.first + first) * rows.quant.stride, rows.quant.stride},
+           .tokens = std::min(kTileTokens, tile.tokens - first),
+           .first_col = 0,
+           .cols = m.cols,
+           .all_cols = m.cols,
+           .tile = data + (tile.first_packed + first / kTileTokens) * bytes});
     }
   });
   return {data, bytes};

@@ -81,11 +81,18 @@ inline constexpr int64_t kTileTokens = 16;
 constexpr int64_t TokenTileBytes(int64_t cols) {
   return kTileTokens * QuantRowBytes(cols);
 }
+struct PackArgs {
+  QuantRows records;   // of columns [first_col, first_col + cols) alone, whole slabs but for the last of a row
+  int64_t tokens = 0;  // at most kTileTokens; the rest of the tile is cleared
+  int64_t first_col = 0;
+  int64_t cols = 0;
+  int64_t all_cols = 0;
+  std::byte* tile = nullptr;  // of TokenTileBytes(all_cols), on a cache line
+};
 struct TilePath {
   // Takes tiles of tokens, PanelArgs::quant.stride bytes from one to the next; null: none.
   Panel panel;
-  // At most kTileTokens records to a tile of TokenTileBytes, on a cache line.
-  void (*pack)(const QuantRows& records, int64_t cols, int64_t tokens, std::byte* tile);
+  void (*pack)(const PackArgs&);
 };
 
 // Keys of a chunk. Chunks begin at multiples of it, so a key always has the same lane, and a row's sums group its keys

@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kTileBytes = 256 << 10;
 // Weights that a thread takes at a time.
 constexpr int64_t kPieceBytes = 128 << 10;
+// Columns of a tile of tokens that a thread quantises at a time: whole slabs of every type.
+constexpr int64_t kPackCols = 1024;
 
 }  // namespace
 
@@ -47,18 +49,26 @@ CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const float* in, int64
   if (!UsesTiles(m, rows)) {
     return PrepareRecords(m, in, stride, rows, scratch);
   }
-  const int64_t record = QuantRowBytes(m.cols);
   const int64_t tile_bytes = TokenTileBytes(m.cols);
   const int64_t tiles = (rows + kTileTokens - 1) / kTileTokens;
   std::byte* data = scratch.Bytes(tiles * tile_bytes);
-  ForRows(tiles, kTileTokens * m.cols, [&](int64_t tile, int thread) {
-    const int64_t first = tile * kTileTokens;
-    const int64_t tokens = std::min(kTileTokens, rows - first);
+  // A tile in several pieces, so that one alone occupies all threads, whose records stay in the first-level cache.
+  const int64_t pieces = (m.cols + kPackCols - 1) / kPackCols;
+  ForRows(tiles * pieces, kTileTokens * std::min(m.cols, kPackCols), [&](int64_t i, int thread) {
+    const int64_t first = i / pieces * kTileTokens;
+    PackArgs pack = {.records = {},
+                     .tokens = std::min(kTileTokens, rows - first),
+                     .first_col = i % pieces * kPackCols,
+                     .all_cols = m.cols,
+                     .tile = data + i / pieces * tile_bytes};
+    pack.cols = std::min(kPackCols, m.cols - pack.first_col);
+    const int64_t record = QuantRowBytes(pack.cols);
     std::byte* records = Own(thread).Bytes(kTileTokens * record);
-    for (int64_t t = 0; t < tokens; ++t) {
-      kernels_.quantise(in + (first + t) * stride, m.cols, m.type, records + t * record);
+    pack.records = {records, record};
+    for (int64_t t = 0; t < pack.tokens; ++t) {
+      kernels_.quantise(in + (first + t) * stride + pack.first_col, pack.cols, m.type, records + t * record);
     }
-    kernels_.tiles_int8[static_cast<int>(m.type)].pack({records, record}, m.cols, tokens, data + tile * tile_bytes);
+    kernels_.tiles_int8[static_cast<int>(m.type)].pack(pack);
   });
   return {.rows = rows, .floats = nullptr, .stride = 0, .quant = {}, .tiles = {data, tile_bytes}};
 }

@@ -69,10 +69,9 @@ struct SlicedRow {
   const int8_t* q;
   const BlockScale* scales;  // [cols / 32]
 };
-inline SlicedRow SlicedAt(const PanelArgs& a, int64_t token) {
-  const std::byte* record = a.quant.data + token * a.quant.stride;
+inline SlicedRow SlicedRecordAt(const std::byte* record, int64_t cols) {
   return {reinterpret_cast<const int8_t*>(record),
-          reinterpret_cast<const BlockScale*>(record + SlicedRecord(a.cols).scales)};
+          reinterpret_cast<const BlockScale*>(record + SlicedRecord(cols).scales)};
 }
 
 template <class Type>
@@ -122,7 +121,7 @@ void SlicedTokens(const PanelArgs& a, int64_t first) {
   SlicedRow rows[kTokens];
   F total[kTokens][kParts];
   for (int t = 0; t < kTokens; ++t) {
-    rows[t] = SlicedAt(a, first + t);
+    rows[t] = SlicedRecordAt(a.quant.data + (first + t) * a.quant.stride, a.cols);
     total[t][0] = Zero();
   }
   const std::byte* slab = a.group;

@@ -23,6 +23,25 @@ struct TokenTile {
   float* sum(int64_t block) const { return d(blocks + block); }
 };
 
+// Those blocks of a tile from `first` on.
+template <class Type>
+struct TokenBlocks {
+  TokenTile<Type> tile;
+  int64_t first;
+  int8_t* q(int64_t block, int64_t token) const { return tile.q(first + block) + token * Type::kRowBytes; }
+  float& d(int64_t block, int64_t token) const { return tile.d(first + block)[token]; }
+  float& sum(int64_t block, int64_t token) const { return tile.sum(first + block)[token]; }
+  void Clear(int64_t begin, int64_t end) const {
+    for (int64_t block = begin; block < end; ++block) {
+      __builtin_memset(q(block, 0), 0, TokenTile<Type>::kBlockBytes);
+      __builtin_memset(&d(block, 0), 0, kTileTokens * sizeof(float));
+      if constexpr (Type::kSums) {
+        __builtin_memset(&sum(block, 0), 0, kTileTokens * sizeof(float));
+      }
+    }
+  }
+};
+
 struct alignas(64) TileShapes {
   uint8_t palette = 1;
   uint8_t start_row = 0;
@@ -69,15 +88,10 @@ inline void MultiplyTiles() {
 
 using TileSums = int32_t[kTileTokens][kGroupRows];
 
-struct Blocks {
-  int64_t begin;
-  int64_t end;
-};
-
 // ---- Types ----------------------------------------------------------------------------------------------------------
 // kBlocks: of a slab, whose sums are scaled apart. kTileRows: of a block's tile of weights; kRowBytes: of a token in
 // its tile of activations, as many columns. kMakes: tiles of weights that Make makes at once. kSigned: weights. kPart:
-// a slab's sums gather in a part of their own, which Join adds to the total.
+// a slab's sums gather in a part of their own, which Join adds to the total. kSums: sums of activations are wanted.
 
 // Bits of each byte: bit i of the result is bit i of kFlip, inverted for each bit of x that row i of the matrix has;
 // row 0 is the highest byte of `matrix`.
@@ -116,17 +130,17 @@ struct SlicedTiles {
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = Type::kOffset != 0;
   static constexpr bool kPart = false;
+  static constexpr bool kSums = Type::kMinima;
   using Scales = SlabScales;
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) { Type::LoadScales(slab, blocks, to); }
   static inline void Make(const std::byte* slab, int block, int8_t (*to)[64]) { MakeTile(Type(), slab, block, to); }
-  static inline void CopyToken(const PanelArgs& a, int64_t token, Blocks some, const TokenTile<SlicedTiles>& to) {
-    const SlicedRow row = SlicedAt(a, token);
-    for (int64_t block = some.begin; block < some.end; ++block) {
-      __builtin_memcpy(to.q(block) + token * kRowBytes, row.q + block * kRowBytes, kRowBytes);
-      to.d(block)[token] = row.scales[block].d;
-      if constexpr (Type::kMinima) {
-        to.sum(block)[token] = row.scales[block].sum;
-      }
+  static inline void CopyToken(const std::byte* record, int64_t cols, int64_t block, int64_t token,
+                               const TokenBlocks<SlicedTiles>& to) {
+    const SlicedRow row = SlicedRecordAt(record, cols);
+    __builtin_memcpy(to.q(block, token), row.q + block * kRowBytes, kRowBytes);
+    to.d(block, token) = row.scales[block].d;
+    if constexpr (kSums) {
+      to.sum(block, token) = row.scales[block].sum;
     }
   }
   template <int kTokens>
@@ -151,6 +165,7 @@ struct Q8_0Tiles {
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = true;
   static constexpr bool kPart = false;
+  static constexpr bool kSums = false;
   using Scales = F[kBlocks];
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) {
     for (int block = 0; block < blocks; ++block) {
@@ -163,12 +178,11 @@ struct Q8_0Tiles {
       StoreBytes(to[c], LoadBytes(runs + c * kRunBytes));
     }
   }
-  static inline void CopyToken(const PanelArgs& a, int64_t token, Blocks some, const TokenTile<Q8_0Tiles>& to) {
-    const QuantRow row = RecordAt(a.quant.data + token * a.quant.stride, a.cols);
-    for (int64_t block = some.begin; block < some.end; ++block) {
-      __builtin_memcpy(to.q(block) + token * kRowBytes, row.q + block * kRowBytes, kRowBytes);
-      to.d(block)[token] = row.d[block];
-    }
+  static inline void CopyToken(const std::byte* record, int64_t cols, int64_t block, int64_t token,
+                               const TokenBlocks<Q8_0Tiles>& to) {
+    const QuantRow row = RecordAt(record, cols);
+    __builtin_memcpy(to.q(block, token), row.q + block * kRowBytes, kRowBytes);
+    to.d(block, token) = row.d[block];
   }
   template <int kTokens>
   static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* d,
@@ -190,6 +204,7 @@ struct Q6_KTiles {
   static constexpr int kMakes = 4;
   static constexpr bool kSigned = true;
   static constexpr bool kPart = true;
+  static constexpr bool kSums = false;
   struct Scales {
     F scale[kBlocks];
     F d;
@@ -210,13 +225,12 @@ struct Q6_KTiles {
       }
     }
   }
-  static inline void CopyToken(const PanelArgs& a, int64_t token, Blocks some, const TokenTile<Q6_KTiles>& to) {
-    const QuantRow row = RecordAt(a.quant.data + token * a.quant.stride, a.cols);
-    for (int64_t block = some.begin; block < some.end; ++block) {
-      const int64_t from = block / kBlocks * kBlocks + kSixteens[block % kBlocks];
-      __builtin_memcpy(to.q(block) + token * kRowBytes, row.q + from * kRowBytes, kRowBytes);
-      to.d(block)[token] = row.d[from];
-    }
+  static inline void CopyToken(const std::byte* record, int64_t cols, int64_t block, int64_t token,
+                               const TokenBlocks<Q6_KTiles>& to) {
+    const QuantRow row = RecordAt(record, cols);
+    const int64_t from = block / kBlocks * kBlocks + kSixteens[block % kBlocks];
+    __builtin_memcpy(to.q(block, token), row.q + from * kRowBytes, kRowBytes);
+    to.d(block, token) = row.d[from];
   }
   // A sum times its scale is below 2^24: exact in F32 as in the integers of Q6_KInt8.
   template <int kTokens>
@@ -478,17 +492,21 @@ void TilePanel(const PanelArgs& a) {
 }
 
 template <class Type>
-void PackTokens(const QuantRows& records, int64_t cols, int64_t tokens, std::byte* tile) {
-  const TokenTile<Type> to = {tile, cols / kBlockCols<Type>};
-  if (tokens < kTileTokens) {
-    __builtin_memset(tile, 0, static_cast<size_t>(TokenTileBytes(cols)));
-  }
-  const PanelArgs a = {.cols = cols, .quant = records};
+void PackTokens(const PackArgs& a) {
+  const TokenTile<Type> tile = {a.tile, a.all_cols / kBlockCols<Type>};
+  const TokenBlocks<Type> to = {tile, a.first_col / kBlockCols<Type>};
+  const int64_t blocks = a.cols / kBlockCols<Type>;
   // A few blocks at a time, so that what is written stays close together.
-  for (int64_t begin = 0; begin < to.blocks; begin += Type::kBlocks) {
-    const Blocks some = {begin, begin + Type::kBlocks < to.blocks ? begin + Type::kBlocks : to.blocks};
-    for (int64_t token = 0; token < tokens; ++token) {
-      Type::CopyToken(a, token, some, to);
+  for (int64_t begin = 0; begin < blocks; begin += Type::kBlocks) {
+    const int64_t end = begin + Type::kBlocks < blocks ? begin + Type::kBlocks : blocks;
+    if (a.tokens < kTileTokens) {
+      to.Clear(begin, end);
+    }
+    for (int64_t token = 0; token < a.tokens; ++token) {
+      const std::byte* record = a.records.data + token * a.records.stride;
+      for (int64_t block = begin; block < end; ++block) {
+        Type::CopyToken(record, a.cols, block, token, to);
+      }
     }
   }
 }
