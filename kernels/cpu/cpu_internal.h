@@ -31,8 +31,10 @@ struct ExpertTile {
   int64_t expert = 0;
   int64_t first = 0;
   int64_t tokens = 0;
-  int64_t first_packed = 0;  // its tiles of kTileTokens among those of all
-  int64_t end_packed() const { return first_packed + (tokens + kTileTokens - 1) / kTileTokens; }
+  int64_t first_packed = 0;  // its tiles of kTileTokens among those of all; few tokens have none
+  int64_t end_packed() const {
+    return first_packed + (tokens < kMinTileTokens ? 0 : (tokens + kTileTokens - 1) / kTileTokens);
+  }
 };
 
 class CpuBackend : public HostBackend {

@@ -102,10 +102,10 @@ void CpuBackend::Route(Stream&, const RouteArgs& a) {
 
 QuantRows CpuBackend::PackExperts(const CpuMatrix& m, const Input& rows, std::span<const ExpertTile> tiles,
                                   Scratch& scratch) {
-  if (tiles.empty() || !UsesTiles(m, kMaxTokens)) {
+  const int64_t packed = tiles.empty() ? 0 : tiles.back().end_packed();
+  if (packed == 0 || !UsesTiles(m, kMaxTokens)) {
     return {};
   }
-  const int64_t packed = tiles.back().end_packed();
   const int64_t bytes = TokenTileBytes(m.cols);
   std::byte* data = scratch.Bytes(packed * bytes);
   ForRows(static_cast<int64_t>(tiles.size()), kTileTokens * m.cols, [&](int64_t i, int) {

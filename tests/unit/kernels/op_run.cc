@@ -52,7 +52,7 @@ void FillRandomBlocks(std::mt19937& random, DType type, double sigma, std::vecto
 }  // namespace
 
 std::vector<float> OpRun::Normal(int64_t count, double sigma, double mean) {
-  // Close to normal, fast, and the same everywhere: sums of four even numbers of 16 bits each.
+  // Close to normal, fast, and the same everywhere: sums of four uniform numbers of 16 bits each.
   std::vector<float> values(static_cast<size_t>(count));
   for (float& v : values) {
     const uint32_t a = random_();

@@ -57,6 +57,9 @@ TEST_P(BatchInvarianceTest, ProductsOfManyRowsBeginLikeThoseOfFew) {
   // More groups than a panel takes at once; slabs of an odd number of blocks, and of one.
   ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 300, 736);
   ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 20, 32);
+  // More columns than are computed, or packed, at once.
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 37, 2336);
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_K, 37, 2304);
 }
 
 // Each row alone, which cuts its keys among threads, against all in one step.
