@@ -258,6 +258,12 @@ int Run(int argc, char** argv) {
 }  // namespace
 }  // namespace alphecca::coordinator
 
+// What jemalloc reads: few arenas and no hoards, since requests come and go by thousands while little stays.
+extern "C" {
+extern const char* const malloc_conf;
+const char* const malloc_conf = "narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
+}
+
 int main(int argc, char** argv) {
   try {
     return alphecca::coordinator::Run(argc, argv);

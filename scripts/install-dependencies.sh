@@ -10,7 +10,7 @@ packages=(
   g++ cmake ninja-build ccache mold make git
   libabsl-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libyaml-cpp-dev libgtest-dev libgmock-dev libbenchmark-dev
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev
-  prometheus-cpp-dev libcpp-httplib-dev pkg-config libgloo-dev libcurl4-openssl-dev
+  prometheus-cpp-dev libcpp-httplib-dev pkg-config libjemalloc-dev libgloo-dev libcurl4-openssl-dev
   clang clang-format clang-tidy libclang-rt-dev shellcheck
   python3 python3-venv curl iproute2 ca-certificates
 )
