@@ -3,7 +3,8 @@ import re
 
 BEGIN, END = "<!-- bench-peer: written by make bench-peer -->", "<!-- bench-peer: end -->"
 CALM = 0.05  # of the CPUs, that others may take before it is told
-HEAD = ["| work | unit | ours | llama.cpp | ratio | bound | share of bound | notes | measured |",
+ROUNDS = 5   # fewer are told
+HEAD = ["| work | unit | ours | llama.cpp | ratio | bound | share of bound | notes | measured, with memory reads and int8 at |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
 
 
@@ -21,6 +22,8 @@ def notes_of(result):
     for name, value in result.get("notes", {}).items():
         sides = [f"{'ours' if side == 'ours' else 'llama.cpp'} {shown(number)}" for side, number in value.items()]
         notes.append(f"{name}: {', '.join(sides)}")
+    if result.get("rounds", ROUNDS) < ROUNDS:
+        notes.append(f"rounds: {result['rounds']}")
     if result.get("others", 0) > CALM:
         notes.append(f"others took up to {100 * result['others']:.0f} % of the CPUs")
     return "; ".join(notes)
@@ -33,14 +36,16 @@ def table_row(result, measured):
     return f"| {' | '.join(cells)} |"
 
 
-def behind(rows):
-    """The rows whose ratio is below 1, in words."""
+def verdict(rows, order):
+    """The rows whose ratio is below 1, and those that this machine has not measured, in words."""
     slow = []
-    for row in rows:
+    for row in rows.values():
         cells = [c.strip() for c in row.strip("| ").split("|")]
         if cells[4] and float(cells[4]) < 1:
             slow.append(f"{cells[0]} ({cells[4]})")
-    return f"Behind llama.cpp: {', '.join(slow)}." if slow else "No row is behind llama.cpp."
+    missing = [work for work in order if work not in rows]
+    words = f"Behind llama.cpp: {', '.join(slow)}." if slow else "No row is behind llama.cpp."
+    return words + (f" Not measured on this machine: {', '.join(missing)}." if missing else "")
 
 
 def rewrite(text, results, order, machine, measured):
@@ -54,12 +59,12 @@ def rewrite(text, results, order, machine, measured):
         raise ValueError(f"no lines {BEGIN!r} and {END!r}")
     old = rest[:len(rest) - len(after) - len(END)]
     rows = {}
-    if f"Machine: {machine['name']};" in old:
+    if f"Machine: {machine['name']}." in old:
         for line in old.splitlines():
             work = re.match(r"\| ([^|]+) \|", line)
             if work and work.group(1) in order:
                 rows[work.group(1)] = line
-    rows |= {result["work"]: table_row(result, measured) for result in results}
+    rows |= {result["work"]: table_row(result, f"{measured}, {machine['rates']}") for result in results}
     lines = [rows[work] for work in order if work in rows]
-    body = [BEGIN, "", f"Machine: {machine['name']}; {machine['rates']}.", "", *HEAD, *lines, "", behind(lines), "", END]
+    body = [BEGIN, "", f"Machine: {machine['name']}.", "", *HEAD, *lines, "", verdict(rows, order), "", END]
     return before + "\n".join(body) + after

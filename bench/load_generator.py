@@ -175,7 +175,7 @@ def closed_loop(server, prompts, tokens, clients):
             answers.append(server.ask(prompt, tokens))
 
     _run([threading.Thread(target=client) for _ in range(clients)])
-    return answers
+    return _all(answers, prompts)
 
 
 def open_loop(server, prompts, tokens, rate, seed):
@@ -189,6 +189,12 @@ def open_loop(server, prompts, tokens, rate, seed):
         threads.append(threading.Thread(target=_ask_at, args=(server, prompt, tokens, due, answers)))
         due += rng.expovariate(rate)
     _run(threads)
+    return _all(answers, prompts)
+
+
+def _all(answers, prompts):
+    if len(answers) != len(prompts):  # a client ended by an error of its own, told on stderr
+        raise Failure(f"{len(prompts)} requests had {len(answers)} answers")
     return answers
 
 
@@ -212,6 +218,8 @@ def percentile(values, share):
 
 def together_rate(answers):
     """Tokens a second while all answers were being written: from the last one's first token to the first one's end."""
+    if any(not a.arrivals for a in answers):
+        raise Failure("an answer had no tokens")
     begin = max(a.arrivals[0][0] for a in answers)
     end = min(a.arrivals[-1][0] for a in answers)
     tokens = sum(n for a in answers for at, n in a.arrivals if begin < at <= end)

@@ -46,7 +46,7 @@ class ModelCost:
             self.dense_products += tensor.elements if len(tensor.dims) > 1 else 0
 
     def _attention(self, file):
-        """(query heads x width, kv heads x width or 0 where another layer's KV is read, window or None), by layer."""
+        """(query heads x width, kv heads x width, window or None), by layer. A layer that reads another's keys and values reads them again."""
         heads, kv_heads = file.per_layer("attention.head_count"), file.per_layer("attention.head_count_kv")
         width = file.setting("attention.key_length")
         sliding_width = file.setting("attention.key_length_swa", width)

@@ -161,7 +161,7 @@ def measure_machine(setting, quick):
     memory, int8 = setting.program("roofline", "--threads", str(setting.threads), *small)
     setting.machine = {"bytes_per_s": memory["value"] * 1e9, "operations_per_s": int8["value"] * 1e9,
                        "name": f"{cpu_name()}, {setting.threads} threads, int8 by {int8['path']}",
-                       "rates": f"memory reads at {memory['value']:.1f} GB/s, int8 at {int8['value']:.0f} GOP/s"}
+                       "rates": f"{memory['value']:.1f} GB/s, {int8['value']:.0f} GOP/s"}
     log(f"{setting.machine['name']}; {setting.machine['rates']}")
 
 
@@ -171,11 +171,11 @@ def commit():
     return name + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!docs") else "")
 
 
-def write_docs(path, results, order, machine):
+def write_docs(path, results, order, machine, measured):
     with open(path, encoding="utf-8") as f:
         text = f.read()
     try:
-        text = docs_section.rewrite(text, results, order, machine, f"{datetime.date.today()}, {commit()}")
+        text = docs_section.rewrite(text, results, order, machine, measured)
     except ValueError as error:
         raise Failure(f"{path}: {error}") from None
     with open(path, "w", encoding="utf-8") as f:
@@ -237,6 +237,7 @@ def main():
 
 def measure(args, setting, every, order, with_peer):
     failed, results = [], []
+    measured = f"{datetime.date.today()}, {commit()}"  # what runs, whatever is committed meanwhile
     with_peer = with_peer and any(suite.has_peer and matching(suite, args.only) for suite in every)
     try:
         measure_machine(setting, args.quick)
@@ -254,7 +255,7 @@ def measure(args, setting, every, order, with_peer):
         failed += why
     docs = args.docs or (None if args.quick else os.path.join(ROOT, "docs/benchmarks.md"))
     if docs and results:
-        write_docs(docs, results, order, setting.machine)
+        write_docs(docs, results, order, setting.machine, measured)
     if any(line["others"] > docs_section.CALM for line in results):
         log("bench-peer: other processes were busy meanwhile: the figures are rough")
     missed = [line["work"] for line in results if line.get("met") is False]

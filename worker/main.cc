@@ -91,7 +91,9 @@ void AddOptions(CLI::App& app, Flags& flags) {
                  "milliseconds that a step may take while some sequences decode and others' prompts are read: the "
                  "longest wait for a next token that prompts should cause")
       ->capture_default_str();
-  app.add_option("--max-waiting", flags.max_waiting, "sequences that may queue; further ones are refused")
+  app.add_option(
+         "--max-waiting", flags.max_waiting,
+         "sequences that may queue; further ones are refused, but of tenants with less than an equal part of them")
       ->capture_default_str();
   app.add_flag("--no-prefix-cache", flags.no_prefix_cache, "compute every prompt from its beginning");
   app.add_option("--drain", flags.drain_seconds, "seconds that running sequences may still take after SIGTERM")

@@ -57,7 +57,8 @@ void Generation::Start() {
     spec.prompt_logprobs = sample == 0 ? o.prompt_logprobs : -1;
     spec.tenant = o.tenant;
     spec.tenant_weight = plan_.tenant_weight;
-    spec.expected_cached = plan_.expected_cached;
+    // The first computes the prompt for all.
+    spec.expected_cached = sample == 0 ? plan_.expected_cached : static_cast<int64_t>(plan_.prompt.size()) - 1;
     spec.priority = o.priority;
     spec.window = plan_.window;
     spec.deadline = plan_.deadline;

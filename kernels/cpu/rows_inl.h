@@ -108,8 +108,8 @@ void ToBf16(const float* x, int64_t n, std::byte* out) {
   });
 }
 
-// Scales and numbers by the rules of EncodeRow. A value that is not finite makes the scale of its block NaN or
-// infinite.
+// Scales and numbers as EncodeRow gives them, but that ties go to even and blocks below 1e-36 are zeros. A value that
+// is not finite makes the scale of its block NaN or infinite.
 void ToQ8_0(const float* x, int64_t n, std::byte* out) {
   constexpr int kBlock = 32;
   for (int64_t block = 0; block < n / kBlock; ++block) {

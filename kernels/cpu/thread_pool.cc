@@ -99,7 +99,7 @@ void ThreadPool::RunJob(const Job& job) {
   }
 }
 
-void ThreadPool::Work(const Job& job, int thread) {
+void ThreadPool::Work(const Job& job, int thread) noexcept {
   while (true) {
     const int64_t begin = next_.fetch_add(job.grain, std::memory_order_relaxed);
     if (begin >= job.items) {

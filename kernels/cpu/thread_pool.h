@@ -25,8 +25,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls f(begin, end, thread) for pieces of [0, items) of at most `grain` items, each once, thread in [0, threads());
-  // returns when all are done. By one thread at a time, not from within f.
+  // Calls f(begin, end, thread) for pieces of [0, items), each once, thread in [0, threads()); returns when all are
+  // done. Pieces have at most `grain` items, but without other threads there is but one. By one thread at a time, not
+  // from within f. What f throws ends the process: others may be in the midst of their pieces.
   template <typename Function>
   void Run(int64_t items, int64_t grain, Function&& f) {
     if (items <= grain || workers_.empty()) {
@@ -50,7 +51,7 @@ class ThreadPool {
   };
 
   void RunJob(const Job& job);
-  void Work(const Job& job, int thread);
+  void Work(const Job& job, int thread) noexcept;
   void WorkerLoop(int thread);
   // Returns when job number `seen` is no longer the last, spinning shortly before it sleeps.
   uint32_t AwaitJob(uint32_t seen);

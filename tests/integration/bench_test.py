@@ -121,12 +121,17 @@ class Document(unittest.TestCase):
         first = self.write(DOCUMENT, self.result("three"), self.result("one", ratio=0.9))
         self.assertTrue(first.startswith("# Title\n\nbefore\n\n" + docs_section.BEGIN))
         self.assertTrue(first.endswith(docs_section.END + "\n\nafter\n"))
-        self.assertIn("| one | tokens/s | 12 | 10 | 0.9 | 24 | 50 % |  | today |\n| three | tokens/s |", first)
+        self.assertIn("| one | tokens/s | 12 | 10 | 0.9 | 24 | 50 % |  | today, fast |\n| three | tokens/s |", first)
         self.assertIn("Behind llama.cpp: one (0.9).", first)
         second = self.write(first, self.result("two"), self.result("one", ours=15.0))
-        self.assertEqual([line.split(" | ")[0] for line in second.splitlines() if line.endswith("today |")], ["| one", "| two", "| three"])
+        self.assertEqual([line.split(" | ")[0] for line in second.splitlines() if line.endswith("today, fast |")], ["| one", "| two", "| three"])
         self.assertIn("| one | tokens/s | 15 |", second)
         self.assertIn("No row is behind llama.cpp.", second)
+
+    def test_what_is_missing_is_told(self):
+        text = self.write(DOCUMENT, self.result("two", rounds=1))
+        self.assertIn("| rounds: 1 | today, fast |", text)
+        self.assertIn("No row is behind llama.cpp. Not measured on this machine: one, three.", text)
 
     def test_rows_of_another_machine_go(self):
         first = self.write(DOCUMENT, self.result("one"))
@@ -136,7 +141,7 @@ class Document(unittest.TestCase):
         text = self.write(DOCUMENT, self.result("one", peer=None, ratio=None, bound=None, share_of_bound=None, unit="µs", ours=212.4,
                                                 aim=150.0, met=False, notes={"p99 tpot, ms": {"ours": 31.0, "peer": 42.0}}, others=0.3))
         self.assertIn("| one | µs | 212 |  |  |  |  | aim: at most 150, MISSED; p99 tpot, ms: ours 31, llama.cpp 42; "
-                      "others took up to 30 % of the CPUs | today |", text)
+                      "others took up to 30 % of the CPUs | today, fast |", text)
 
     def test_a_document_without_the_markers_is_refused(self):
         with self.assertRaisesRegex(ValueError, "no lines '<!-- bench-peer"):

@@ -18,13 +18,17 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
         absl::StrCat("prompt and max_tokens make ", tokens, " tokens: more than the KV cache holds"));
   }
   const SequenceId id = request.id;
+  const std::string tenant = request.tenant;
   Sequence sequence(std::move(request), runner_.limits().vocab, options_.prefix_cache ? &hasher_ : nullptr);
   MutexLock lock(mutex_);
   RETURN_IF_ERROR(failure_);
   if (closed_ || !stop_reason_.ok()) {
     return absl::UnavailableError("the engine has stopped");
   }
-  if (counts_.waiting + opens_ >= options_.max_waiting) {
+  const auto mine = open_of_tenant_.find(tenant);
+  const int open = mine == open_of_tenant_.end() ? 0 : mine->second;
+  const int tenants = static_cast<int>(open_of_tenant_.size()) + (open == 0 ? 1 : 0);
+  if (counts_.waiting + opens_ >= options_.max_waiting && open >= options_.max_waiting / tenants) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", options_.max_waiting, " sequences wait already"));
   }
@@ -39,7 +43,8 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
   }
   ++next_key_;
   ++opens_;
-  mail_[key].open = std::make_unique<Opened>(Opened{client, std::move(sequence), options_.now()});
+  ++open_of_tenant_[tenant];
+  mail_[key].open = std::make_unique<Opened>(Opened{client, tenant, std::move(sequence), options_.now()});
   changed_.NotifyAll();
   return absl::OkStatus();
 }

@@ -89,7 +89,9 @@ class Followers {
 
 struct EngineOptions {
   Epoch epoch{};
-  int max_waiting = 1024;                              // sequences queued at most; beyond: ResourceExhausted
+  // Sequences queued; beyond them only a tenant that has fewer open than its equal part of this many may queue, so
+  // that no flood shuts the others out. Never twice as many.
+  int max_waiting = 1024;
   int64_t step_tokens = 256;                           // rows of a step at most (prefill chunks and decodes together)
   absl::Duration step_time = absl::Milliseconds(250);  // of a step in which one decodes while prompts are read
   bool prefix_cache = true;
@@ -121,7 +123,7 @@ class Engine {
   virtual ~Engine() = default;  // stops; not to be called from a sink or on_broken
 
   // InvalidArgument: prompt empty, a token out of range, prompt + max_tokens over the context (each names the
-  // value and the limit). ResourceExhausted: the queue is full. Unavailable: stopped or broken.
+  // value and the limit). ResourceExhausted: the queue is full, see max_waiting. Unavailable: stopped or broken.
   virtual absl::Status Open(std::shared_ptr<TokenSink> sink, SequenceRequest request) = 0;
   virtual void Cancel(const std::shared_ptr<TokenSink>& sink, SequenceId id) = 0;
   // The client has taken `tokens` more of the sequence.

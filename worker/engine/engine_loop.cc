@@ -105,7 +105,7 @@ void EngineLoop::Apply(Mailbox&& mail) {
     }
     if (entry.drop) {
       scheduler_.Remove(key);
-      sequences_.erase(found);
+      Forget(found);
     } else if (entry.cancel) {
       SequenceUpdate update;
       update.finish = Finish::kCancelled;
@@ -218,8 +218,17 @@ void EngineLoop::End(SequenceKey key, SequenceUpdate update) {
       client->live.erase(live);
     }
   }
-  sequences_.erase(found);
+  Forget(found);
   Enqueue(client, std::move(update));
+}
+
+void EngineLoop::Forget(std::unordered_map<uint64_t, Opened>::iterator opened) {
+  MutexLock lock(mutex_);
+  const auto of_tenant = open_of_tenant_.find(opened->second.tenant);
+  if (--of_tenant->second == 0) {
+    open_of_tenant_.erase(of_tenant);
+  }
+  sequences_.erase(opened);
 }
 
 void EngineLoop::EndWith(SequenceKey key, absl::Status error) {

@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -67,6 +68,7 @@ class EngineLoop final : public Engine {
 
   struct Opened {
     std::shared_ptr<Client> client;
+    std::string tenant;
     Sequence sequence;
     absl::Time arrival;
     bool admitted = false;
@@ -109,6 +111,7 @@ class EngineLoop final : public Engine {
   void TakeChoices(const InFlight& step, StepResult result);
   void End(SequenceKey key, SequenceUpdate update);
   void EndWith(SequenceKey key, absl::Status error);
+  void Forget(std::unordered_map<uint64_t, Opened>::iterator opened);
   void Enqueue(const std::shared_ptr<Client>& client, SequenceUpdate update);
   void Publish();
   void Deliver();
@@ -133,8 +136,9 @@ class EngineLoop final : public Engine {
   int opens_ ABSL_GUARDED_BY(mutex_) = 0;  // in mail_
   uint64_t next_key_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<TokenSink*, std::shared_ptr<Client>> clients_ ABSL_GUARDED_BY(mutex_);
-  const Client* delivering_ ABSL_GUARDED_BY(mutex_) = nullptr;  // whose sink is being called
-  int outcomes_ ABSL_GUARDED_BY(mutex_) = 0;                    // that came and were not taken
+  std::map<std::string, int> open_of_tenant_ ABSL_GUARDED_BY(mutex_);  // sequences; tenants that have some
+  const Client* delivering_ ABSL_GUARDED_BY(mutex_) = nullptr;         // whose sink is being called
+  int outcomes_ ABSL_GUARDED_BY(mutex_) = 0;                           // that came and were not taken
   EngineCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status stop_reason_ ABSL_GUARDED_BY(mutex_);  // not ok: stop

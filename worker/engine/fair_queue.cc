@@ -15,9 +15,12 @@ void FairQueue::Enter(const std::string& tenant, double weight) {
 }
 
 void FairQueue::Leave(const std::string& tenant) {
-  if (--tenants_.at(tenant).present > 0) {
+  Tenant& entry = tenants_.at(tenant);
+  if (--entry.present > 0) {
     return;
   }
+  const bool last = std::none_of(tenants_.begin(), tenants_.end(), [](const auto& t) { return t.second.present > 0; });
+  floor_ = last ? std::max(floor_, entry.served) : floor_;
   const double floor = Floor();
   const bool crowded = tenants_.size() > kMostRemembered;
   std::erase_if(tenants_, [&](const auto& named) {

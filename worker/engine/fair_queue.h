@@ -4,8 +4,9 @@
 // What a tenant got is counted in tokens run, prompt and generated alike, over its weight (a virtual token counter:
 // Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant that comes back after a pause starts
 // no lower than the least served of those present, so that nobody saves up a claim by staying away; and no lower than
-// where it left, so that nobody sheds what it got by leaving. Tenants that the least served has caught up with are
-// forgotten, and all that are absent where they are too many.
+// where it left, so that nobody sheds what it got by leaving. Where the last one leaves, all start from what it had
+// got: nobody pays for what it took of an idle engine. Tenants that the least served has caught up with are forgotten,
+// and all that are absent where they are too many.
 //
 // Thread rule: one thread.
 #pragma once
@@ -46,6 +47,8 @@ class FairQueue {
   void Erase(const std::string& tenant, const Place& place);
   // The next in turn of those that `passes` does not pass over.
   std::optional<SequenceKey> Pick(const std::function<bool(SequenceKey)>& passes) const;
+  // What a tenant that is present got for its weight.
+  double Served(const std::string& tenant) const { return tenants_.at(tenant).served; }
   int size() const { return size_; }
 
  private:
@@ -57,7 +60,7 @@ class FairQueue {
   };
 
   static constexpr size_t kMostRemembered = 4096;
-  // The least served of those present; where it last was, if none is.
+  // The least served of those present, which never falls; where it last was, if none is.
   double Floor();
 
   std::map<std::string, Tenant> tenants_;

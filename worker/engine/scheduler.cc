@@ -145,7 +145,7 @@ void Scheduler::Sampled(SequenceKey key, const std::optional<model::BlockHash>& 
 }
 
 void Scheduler::StepTook(const Batch& batch, absl::Duration took) {
-  if (batch.decode_rows > 0) {
+  if (batch.awaited) {
     chunk_control_.Took(batch.prompt_rows, took);
   }
 }
@@ -160,11 +160,13 @@ absl::StatusOr<Batch> Scheduler::Next() {
                 .prompt_rows = step_tokens_,
                 .owner_rows = std::vector<int64_t>(blocks_.size(), (step_tokens_ + owners - 1) / owners)};
   RETURN_IF_ERROR(PlanDecodes(budget, batch));
-  if (batch.decode_rows > 0) {
+  // Also who has no row in this step, because the token before is not known yet.
+  batch.awaited = std::any_of(running_.begin(), running_.end(), [](const Entry* entry) { return entry->Decodes(); });
+  if (batch.awaited) {
     budget.prompt_rows = chunk_control_.rows();
   }
   RETURN_IF_ERROR(PlanPrompts(budget, batch));
-  RETURN_IF_ERROR(Admit(budget, batch));
+  RETURN_IF_ERROR(Admit(nullptr, budget, batch));
   for (Entry* entry : running_) {
     entry->in_batch = false;
     OfferPrompt(*entry);
@@ -188,14 +190,22 @@ absl::Status Scheduler::PlanDecodes(Budget& budget, Batch& batch) {
 }
 
 absl::Status Scheduler::PlanPrompts(Budget& budget, Batch& batch) {
-  for (size_t i = 0; i < running_.size(); ++i) {
-    Entry& entry = *running_[i];
-    const int64_t rows = entry.Decodes() || entry.Left() < 1 ? 0 : PromptRows(entry, budget);
+  std::vector<Entry*> prompts;
+  std::copy_if(running_.begin(), running_.end(), std::back_inserter(prompts),
+               [](const Entry* entry) { return !entry->Decodes() && entry->Left() >= 1; });
+  std::sort(prompts.begin(), prompts.end(), [this](const Entry* a, const Entry* b) { return InTurn(*a, *b); });
+  for (Entry* entry : prompts) {
+    RETURN_IF_ERROR(Admit(entry, budget, batch));
+    if (entry->slot < 0 || entry->in_batch) {
+      continue;  // it gave way to one before, and has perhaps come back
+    }
+    const int64_t rows = PromptRows(*entry, budget);
+    const auto index = static_cast<size_t>(std::find(running_.begin(), running_.end(), entry) - running_.begin());
     // Who decodes in this step keeps its blocks; so a prompt may have to wait for it, but never for a later prompt.
-    if (rows < 1 || (BlocksOf(entry).RowsAvailable(entry.slot) < 1 && !MakeRoom(i))) {
+    if (rows < 1 || (BlocksOf(*entry).RowsAvailable(entry->slot) < 1 && !MakeRoom(index))) {
       continue;
     }
-    RETURN_IF_ERROR(Take(entry, std::min(rows, BlocksOf(entry).RowsAvailable(entry.slot)), budget, batch));
+    RETURN_IF_ERROR(Take(*entry, std::min(rows, BlocksOf(*entry).RowsAvailable(entry->slot)), budget, batch));
   }
   return absl::OkStatus();
 }
@@ -269,15 +279,22 @@ absl::Status Scheduler::Take(Entry& entry, int64_t rows, Budget& budget, Batch& 
 
 // ---- Joining --------------------------------------------------------------------------------------------------------
 
-absl::Status Scheduler::Admit(Budget& budget, Batch& batch) {
+bool Scheduler::InTurn(const Entry& a, const Entry& b) const {
+  const double served[] = {queue_.Served(a.arrival.tenant), queue_.Served(b.arrival.tenant)};
+  return a.arrival.priority != b.arrival.priority ? a.arrival.priority > b.arrival.priority
+         : served[0] != served[1]                 ? served[0] < served[1]
+                                                  : a.number < b.number;
+}
+
+absl::Status Scheduler::Admit(const Entry* prompt, Budget& budget, Batch& batch) {
   const auto passes = [this](SequenceKey key) { return At(key).pending > 0 || AwaitsPrefix(At(key)); };
   while (!free_slots_.empty() && budget.rows > 0 && budget.prompt_rows > 0) {
     const std::optional<SequenceKey> key = queue_.Pick(passes);
-    if (!key.has_value()) {
+    if (!key.has_value() || (prompt != nullptr && !InTurn(At(*key), *prompt))) {
       break;
     }
     Entry& entry = At(*key);
-    const std::optional<Seat> seat = FindSeat(entry);
+    const std::optional<Seat> seat = FindSeat(entry, budget);
     if (!seat.has_value()) {
       break;
     }
@@ -289,14 +306,16 @@ absl::Status Scheduler::Admit(Budget& budget, Batch& batch) {
       break;
     }
     RETURN_IF_ERROR(Join(entry, *seat, batch));
-    if (const int64_t available = BlocksOf(entry).RowsAvailable(entry.slot); available > 0) {
-      RETURN_IF_ERROR(Take(entry, std::min(rows, available), budget, batch));
+    const int64_t available = BlocksOf(entry).RowsAvailable(entry.slot);
+    if (available < 1) {
+      return absl::InternalError(absl::StrCat("sequence ", key->value, " joined without room for a row"));
     }
+    RETURN_IF_ERROR(Take(entry, std::min(rows, available), budget, batch));
   }
   return absl::OkStatus();
 }
 
-bool Scheduler::AwaitsPrefix(const Entry& entry) const {
+bool Scheduler::AwaitsPrefix(Entry& entry) const {
   const Arrival& arrival = entry.arrival;
   if (promised_.empty() || arrival.prompt_logits || !arrival.whole.has_value()) {
     return false;
@@ -304,12 +323,19 @@ bool Scheduler::AwaitsPrefix(const Entry& entry) const {
   if (entry.known == arrival.prompt_tokens && promised_.contains(*arrival.whole)) {
     return true;
   }
+  if (entry.awaits.has_value() && promised_.contains(*entry.awaits)) {
+    return true;  // as before: looking through its blocks again, in every plan, is what it must not cost
+  }
   int64_t cached = 0;
   for (int owner = 0; owner < static_cast<int>(blocks_.size()); ++owner) {
     cached = std::max(cached, SeatAt(entry, owner).blocks);
   }
   const auto next = static_cast<size_t>(cached);
-  return next < arrival.names.size() && promised_.contains(arrival.names[next]);
+  entry.awaits.reset();
+  if (next < arrival.names.size() && promised_.contains(arrival.names[next])) {
+    entry.awaits = arrival.names[next];
+  }
+  return entry.awaits.has_value();
 }
 
 Scheduler::Seat Scheduler::SeatAt(const Entry& entry, int owner) const {
@@ -354,19 +380,21 @@ bool Scheduler::HasRoom(const Entry& entry, const Seat& seat) const {
   });
 }
 
-std::optional<Scheduler::Seat> Scheduler::FindSeat(const Entry& entry) const {
-  std::vector<int64_t> sequences(blocks_.size(), 0);
+std::optional<Scheduler::Seat> Scheduler::FindSeat(const Entry& entry, const Budget& budget) const {
+  // A sequence more in every step weighs as much as a few blocks of a prompt computed once.
+  constexpr int64_t kBlocksPerSequence = 4;
+  std::vector<int64_t> load(blocks_.size(), 0);
   for (const Entry* running : running_) {
-    ++sequences[static_cast<size_t>(running->owner)];
+    load[static_cast<size_t>(running->owner)] += kBlocksPerSequence * block_tokens_ + running->Left();
   }
   std::optional<Seat> best;
   int64_t best_cost = 0;
   for (int owner = 0; owner < static_cast<int>(blocks_.size()); ++owner) {
+    if (budget.owner_rows[static_cast<size_t>(owner)] < 1) {
+      continue;
+    }
     const Seat seat = SeatAt(entry, owner);
-    // A sequence more in every step weighs as much as a few blocks of its prompt computed once.
-    constexpr int64_t kBlocksPerSequence = 4;
-    const int64_t cost =
-        entry.known - seat.start + kBlocksPerSequence * block_tokens_ * sequences[static_cast<size_t>(owner)];
+    const int64_t cost = entry.known - seat.start + load[static_cast<size_t>(owner)];
     if ((!best.has_value() || cost < best_cost) && HasRoom(entry, seat)) {
       best = seat;
       best_cost = cost;
@@ -474,14 +502,30 @@ void Scheduler::OfferPrompt(Entry& entry) {
 }
 
 BlockEvents Scheduler::TakeBlockEvents() {
-  BlockEvents all;
+  struct Change {
+    int64_t gained = 0;  // owners that have it now and had it not
+    bool known = false;  // an owner had it
+  };
+  ByHash<Change> changes;
   for (BlockManager& blocks : blocks_) {
-    BlockEvents events = blocks.TakeEvents();
-    all.stored.insert(all.stored.end(), events.stored.begin(), events.stored.end());
-    // Lost is what no owner has any more.
-    std::copy_if(events.removed.begin(), events.removed.end(), std::back_inserter(all.removed), [&](const auto& name) {
-      return std::none_of(blocks_.begin(), blocks_.end(), [&](const BlockManager& other) { return other.Has(name); });
-    });
+    const BlockEvents events = blocks.TakeEvents();
+    for (const model::BlockHash& name : events.stored) {
+      ++changes[name].gained;
+    }
+    for (const model::BlockHash& name : events.removed) {
+      changes[name].known = true;
+    }
+  }
+  BlockEvents all;
+  for (const auto& [name, change] : changes) {
+    const int64_t have = std::count_if(blocks_.begin(), blocks_.end(),
+                                       [&name = name](const BlockManager& blocks) { return blocks.Has(name); });
+    const bool known = change.known || have > change.gained;
+    if (have > 0 && !known) {
+      all.stored.push_back(name);
+    } else if (have == 0 && known) {
+      all.removed.push_back(name);
+    }
   }
   return all;
 }

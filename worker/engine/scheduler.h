@@ -5,8 +5,10 @@
 // steps.
 //
 // Whose turn it is to join: FairQueue. The one in turn waits until the blocks for all of its tokens so far are there,
-// and nobody overtakes it, but for one case: who waits for a prefix that a running prompt is about to fill lets others
-// pass until it is filled, and then starts behind it.
+// and nobody overtakes it, but for two cases: who waits for a prefix that a running prompt is about to fill lets others
+// pass until it is filled, and then starts behind it; so does who gave way, until its tokens are known. Prompts that
+// run take their rows in the same order, and who is in turn before them joins before them: so a long prompt holds up
+// neither a higher priority nor a tenant that got less.
 //
 // Nothing is reserved for tokens to come. When the KV blocks run out, the sequence that ranks last (lowest priority,
 // then latest arrival) gives up its place: its blocks go back, it waits again under its old rank, and what it had is
@@ -80,6 +82,7 @@ struct Batch : BlockChanges {
   std::vector<Share> shares;
   int64_t decode_rows = 0;
   int64_t prompt_rows = 0;
+  bool awaited = false;  // somebody who decodes waits for it to end
 };
 
 struct SchedulerCounts {
@@ -132,9 +135,10 @@ class Scheduler {
     int64_t cached = -1;  // prompt tokens found in the cache as it first joined; -1: it never has
     int slot = -1;        // -1: it waits
     int owner = 0;
-    int64_t next = 0;      // first position not yet run
-    int64_t named = 0;     // blocks that have their names
-    int64_t promised = 0;  // names before it are in promised_, from `named` on
+    int64_t next = 0;                        // first position not yet run
+    int64_t named = 0;                       // blocks that have their names
+    int64_t promised = 0;                    // names before it are in promised_, from `named` on
+    std::optional<model::BlockHash> awaits;  // the name that it was last found to wait for
     bool promises_whole = false;
     bool ran = false;       // since it joined
     bool sampled = false;   // since it joined
@@ -167,12 +171,14 @@ class Scheduler {
   Entry& At(SequenceKey key) { return entries_.at(key.value); }
   absl::Status PlanDecodes(Budget& budget, Batch& batch);
   absl::Status PlanPrompts(Budget& budget, Batch& batch);
-  absl::Status Admit(Budget& budget, Batch& batch);
+  bool InTurn(const Entry& a, const Entry& b) const;  // a before b
+  // Those that wait, and whose turn is before that of a running prompt, if there is one.
+  absl::Status Admit(const Entry* prompt, Budget& budget, Batch& batch);
   absl::Status Join(Entry& entry, const Seat& seat, Batch& batch);
-  std::optional<Seat> FindSeat(const Entry& entry) const;
+  std::optional<Seat> FindSeat(const Entry& entry, const Budget& budget) const;
   Seat SeatAt(const Entry& entry, int owner) const;
   bool HasRoom(const Entry& entry, const Seat& seat) const;
-  bool AwaitsPrefix(const Entry& entry) const;
+  bool AwaitsPrefix(Entry& entry) const;
 
   // Lets sequences that rank after running_[index] and are not in the batch give way until it can run a row. False: it
   // can't.

@@ -107,6 +107,9 @@ void AddExpertCases(std::vector<OpCase>& cases) {
            {"q6_k", DType::kQ6_K, 3, 256, 256, 2, 4, 1, 2},
            {"f32_all_to_one", DType::kF32, 20, 16, 8, 3, 4, 1, 1, R::kAllToOne},
            {"q4_0_all_to_one", DType::kQ4_0, 20, 64, 32, 3, 4, 1, 1, R::kAllToOne},
+           // More rows of one expert, and more groups, than a panel takes; the rest in tiles, and too few for one.
+           {"q4_0_all_to_one_140", DType::kQ4_0, 140, 64, 160, 3, 4, 1, 1, R::kAllToOne},
+           {"q4_0_all_to_one_131", DType::kQ4_0, 131, 64, 160, 3, 4, 1, 1, R::kAllToOne},
            {"f32_none_here", DType::kF32, 4, 16, 8, 2, 8, 2, 2, R::kNoneHere},
            {"q8_0_none_here", DType::kQ8_0, 4, 32, 32, 2, 8, 2, 2, R::kNoneHere},
            {"f32_few_live", DType::kF32, 8, 16, 8, 3, 4, 0, 2, R::kRandom, 3},

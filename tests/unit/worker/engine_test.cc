@@ -367,6 +367,32 @@ TEST_F(EngineTest, QueueFullIsRefused) {
   sink_->AwaitEnd(4);
 }
 
+TEST_F(EngineTest, AFullQueueStillTakesWhoHasLessThanAnEqualPartOfIt) {
+  ShardLimits limits = SmallLimits();
+  limits.max_sequences = 1;
+  Start(limits, {.max_waiting = 2});
+  runner_->Hold();
+  const auto open = [&](uint64_t id, const std::string& tenant) {
+    SequenceRequest request = Request(id, {5}, 2);
+    request.tenant = tenant;
+    return Open(request).code();
+  };
+  EXPECT_EQ(open(1, "a"), absl::StatusCode::kOk);
+  runner_->AwaitStep(1);
+  EXPECT_EQ(open(2, "a"), absl::StatusCode::kOk);
+  EXPECT_EQ(open(3, "a"), absl::StatusCode::kOk);
+  EXPECT_EQ(open(4, "a"), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(open(5, "b"), absl::StatusCode::kOk);
+  EXPECT_EQ(open(6, "b"), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(open(7, "c"), absl::StatusCode::kResourceExhausted);  // a third of two is none
+  runner_->Release();
+  for (const uint64_t id : {1, 2, 3, 5}) {
+    sink_->AwaitEnd(id);
+  }
+  EXPECT_EQ(open(8, "c"), absl::StatusCode::kOk);
+  sink_->AwaitEnd(8);
+}
+
 TEST_F(EngineTest, BadRequestsAreRefused) {
   Start();
   const auto refused = [&](const std::function<void(SequenceRequest&)>& spoil, const std::string& says) {

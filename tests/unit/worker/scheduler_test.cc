@@ -251,6 +251,86 @@ TEST(Scheduler, WhoReturnsHasNoClaimForThePause) {
   EXPECT_EQ(queue.Pick(none), SequenceKey(2));
 }
 
+TEST(Scheduler, NobodyPaysForWhatItTookOfAnIdleEngine) {
+  FairQueue queue;
+  for (int i = 0; i < 5; ++i) {
+    queue.Enter("a", 1.0);
+    queue.Charge("a", 1000);
+    queue.Leave("a");
+  }
+  queue.Enter("b", 1.0);
+  queue.Enter("a", 1.0);
+  EXPECT_EQ(queue.Served("a"), queue.Served("b"));
+}
+
+Arrival OfTenant(uint64_t key, int64_t prompt, std::string tenant, int32_t priority = 0) {
+  Arrival arrival = Of(key, prompt, 1, priority);
+  arrival.tenant = std::move(tenant);
+  return arrival;
+}
+
+TEST(Scheduler, ALongPromptHoldsUpNeitherAPriorityNorATenantThatGotLess) {
+  auto scheduler = Scheduler::Create(Small());
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(OfTenant(1, 80, "a")).ok());
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));  // it has all of 10 rows
+  ASSERT_TRUE(scheduler->Add(OfTenant(2, 4, "a")).ok());
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));  // its own tenant's next waits
+  ASSERT_TRUE(scheduler->Add(OfTenant(3, 3, "a", 1)).ok());
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{3, 1}));
+  ASSERT_TRUE(scheduler->Add(OfTenant(4, 25, "b")).ok());  // starts level with a, which then has its step
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{4}));
+  // From here they take turns, as they got as much.
+  int64_t rows[5] = {};
+  for (int step = 0; step < 4; ++step) {
+    const auto batch = scheduler->Next();
+    for (const Share& share : batch->shares) {
+      rows[share.key.value] += share.end - share.begin;
+    }
+  }
+  EXPECT_EQ(rows[1], 25);
+  EXPECT_EQ(rows[4], 15);
+}
+
+TEST(Scheduler, AnOwnerBusyWithAPromptKeepsNobodyFromTheOthers) {
+  SchedulerOptions options = Small();
+  options.owners = 2;
+  options.sliding_blocks = 100;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(Of(1, 90, 4)).ok());
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));  // all five rows of the first owner, as in each step to come
+  ASSERT_TRUE(scheduler->Add(Of(2, 2, 9)).ok());
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1, 2}));
+  ASSERT_TRUE(scheduler->Add(Of(3, 2, 9)).ok());
+  const auto batch = scheduler->Next();
+  EXPECT_EQ(Keys(*batch), (KeyList{2, 1, 3}));
+  EXPECT_EQ(batch->shares.back().owner, 1);
+}
+
+TEST(Scheduler, WhatOneOwnerHasIsNotReportedOfAnother) {
+  SchedulerOptions options = Small();
+  options.owners = 2;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  Arrival arrival = Of(1, 9, 4);
+  arrival.names = {model::BlockHash{1, 1}, model::BlockHash{2, 2}};
+  arrival.whole = model::BlockHash{3, 3};
+  ASSERT_TRUE(scheduler->Add(arrival).ok());
+  ASSERT_TRUE(scheduler->Next().ok());
+  ASSERT_TRUE(scheduler->Next().ok());
+  EXPECT_EQ(scheduler->TakeBlockEvents().stored.size(), 2U);
+  arrival.key = SequenceKey(2);
+  arrival.prompt_logits = true;  // starts behind no prefix
+  ASSERT_TRUE(scheduler->Add(arrival).ok());
+  const auto batch = scheduler->Next();
+  ASSERT_EQ(batch->shares.back().owner, 1);
+  ASSERT_TRUE(scheduler->Next().ok());
+  EXPECT_TRUE(scheduler->TakeBlockEvents().stored.empty());
+}
+
 TEST(Scheduler, ASecondPromptStartsBehindThePrefixItShares) {
   auto scheduler = Scheduler::Create(Small());
   ASSERT_TRUE(scheduler.ok());
@@ -380,6 +460,24 @@ TEST(Scheduler, LongPromptsTakeSmallChunksBesideWhoDecodes) {
     EXPECT_LE(batch->prompt_rows + batch->decode_rows, 21) << step;
     scheduler->StepTook(*batch, absl::Milliseconds(batch->prompt_rows + batch->decode_rows));
   }
+}
+
+TEST(Scheduler, SmallChunksAlsoBesideWhoWaitsForItsToken) {
+  SchedulerOptions options = Small();
+  options.step_tokens = 64;
+  options.full_blocks = 200;
+  options.sliding_blocks = 100;
+  options.step_time = absl::Milliseconds(20);
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  Arrival constrained = Of(1, 2, 100);
+  constrained.one_at_a_time = true;
+  ASSERT_TRUE(scheduler->Add(constrained).ok());
+  ASSERT_TRUE(scheduler->Next().ok());
+  ASSERT_TRUE(scheduler->Add(Of(2, 500, 4)).ok());
+  const auto batch = scheduler->Next();
+  EXPECT_EQ(Keys(*batch), (KeyList{2}));
+  EXPECT_EQ(batch->prompt_rows, 4);
 }
 
 }  // namespace

@@ -23,26 +23,36 @@ TEST_P(BatchInvarianceTest, RowCasesAreTheSameInAnyCompany) {
   }
 }
 
+enum class Product { kPlain, kGated };
+
 // Rows [0, T) of the same activations for growing T, against a matrix of [rows, cols].
-void ExpectRowsAlikeInAnyNumber(const CpuPath& path, DType type, int64_t rows, int64_t cols) {
+void ExpectRowsAlikeInAnyNumber(const CpuPath& path, DType type, int64_t rows, int64_t cols,
+                                Product product = Product::kPlain) {
   constexpr int64_t kTokens = 150;  // more than a tile
   const std::unique_ptr<CpuBackend> backend = path.Create();
   const std::unique_ptr<CpuBackend> single = CpuPath{path.kernels, path.activations, 1}.Create();
   OpRun run(*backend, 7);
   const Matrix& m = run.Weights(1, rows, cols, type);
   const Tensor in = run.Random(kTokens, cols);
-  const Tensor each = run.Empty(kTokens, rows);
+  const int64_t width = product == Product::kGated ? rows / 2 : rows;
+  const auto multiply = [&](CpuBackend& by, const Tensor& x, const Tensor& y) {
+    if (product == Product::kGated) {
+      by.GatedMatMul(run.stream(), {.in = x, .gate_up = &m, .out = y});
+    } else {
+      by.MatMul(run.stream(), {.in = x, .matrix = &m, .out = y});
+    }
+  };
+  const Tensor each = run.Empty(kTokens, width);
   for (int64_t t = 0; t < kTokens; ++t) {
-    single->MatMul(run.stream(), {.in = {FloatRow(in, t), DType::kF32, 1, cols, in.stride},
-                                  .matrix = &m,
-                                  .out = {FloatRow(each, t), DType::kF32, 1, rows, each.stride}});
+    multiply(*single, {FloatRow(in, t), DType::kF32, 1, cols, in.stride},
+             {FloatRow(each, t), DType::kF32, 1, width, each.stride});
   }
   const std::vector<float> want = run.Get(each);
   for (const int64_t tokens : {2, 3, 4, 5, 8, 15, 16, 17, 31, 64, 129, 150}) {
     Tensor some = in;
     some.rows = tokens;
-    const Tensor out = run.Empty(tokens, rows);
-    backend->MatMul(run.stream(), {.in = some, .matrix = &m, .out = out});
+    const Tensor out = run.Empty(tokens, width);
+    multiply(*backend, some, out);
     const std::vector<float> got = run.Get(out);
     EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)), 0)
         << TypeName(type) << " [" << rows << ", " << cols << "], " << tokens << " rows";
@@ -60,6 +70,12 @@ TEST_P(BatchInvarianceTest, ProductsOfManyRowsBeginLikeThoseOfFew) {
   // More columns than are computed, or packed, at once.
   ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 37, 2336);
   ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_K, 37, 2304);
+}
+
+TEST_P(BatchInvarianceTest, GatedProductsOfManyRowsBeginLikeThoseOfFew) {
+  // More groups of gates than a panel takes at once.
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 2 * 272, 96, Product::kGated);
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ6_K, 2 * 272, 256, Product::kGated);
 }
 
 // Each row alone, which cuts its keys among threads, against all in one step.

@@ -207,18 +207,31 @@ TEST(CpuBackendCreation, NamesItselfAndItsOptions) {
 }
 
 // What is not finite must not turn into a number on the way through int8.
+// Of `rows` rows the last has a bad number: its results are no numbers, the others' are.
+void ExpectBadRowAlone(const CpuPath& path, DType type, int64_t rows, float bad) {
+  constexpr int64_t kCols = 256;
+  const std::unique_ptr<CpuBackend> backend = path.Create();
+  OpRun run(*backend, 1);
+  std::vector<float> values = run.Normal(rows * kCols);
+  values[static_cast<size_t>((rows - 1) * kCols + 40)] = bad;
+  const Tensor out = run.Empty(rows, 3);
+  backend->MatMul(run.stream(),
+                  {.in = run.Put(values, rows, kCols), .matrix = &run.Weights(1, 3, kCols, type), .out = out});
+  const std::vector<float> got = run.Get(out);
+  for (size_t i = 0; i < got.size(); ++i) {
+    const bool last = static_cast<int64_t>(i) / 3 == rows - 1;
+    EXPECT_EQ(std::isfinite(got[i]), !last)
+        << path.Name() << ", " << TypeName(type) << ", row " << i / 3 << " of " << rows << ", of " << bad;
+  }
+}
+
 TEST(CpuBackendOnBadNumbers, NanActivationGivesNan) {
   for (const CpuPath& path : AllPaths({1})) {
-    for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
-      const std::unique_ptr<CpuBackend> backend = path.Create();
-      OpRun run(*backend, 1);
-      std::vector<float> values = run.Normal(64);
-      values[40] = bad;
-      const Tensor in = run.Put(values, 1, 64);
-      const Tensor out = run.Empty(1, 3);
-      backend->MatMul(run.stream(), {.in = in, .matrix = &run.Weights(1, 3, 64, DType::kQ8_0), .out = out});
-      for (const float y : run.Get(out)) {
-        EXPECT_FALSE(std::isfinite(y)) << path.Name() << " of " << bad;
+    for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+      for (const int64_t rows : {1, 6, 16}) {
+        for (const float bad : {std::nanf(""), INFINITY, -INFINITY}) {
+          ExpectBadRowAlone(path, type, rows, bad);
+        }
       }
     }
   }
