@@ -112,7 +112,7 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
   app.add_option("--drain", raw.drain, "Seconds that open requests get at SIGTERM")->capture_default_str();
   app.add_option("--max-open", flags.max_open_sequences,
                  "Sequences open at once, waiting ones too; beyond, clients are told "
-                 "to retry")
+                 "to retry, but of tenants with less than an equal part of them")
       ->capture_default_str();
   app.add_option("--tenant-weight", raw.tenant_weights,
                  "NAME=W: the tenant's share of a busy group against the 1 of tenants without one, 0.001 to 1000; "

@@ -53,7 +53,7 @@ class Coordinator {
       : flags_(flags),
         models_(std::move(models)),
         metrics_(registry_),
-        admission_({.max_sequences = flags.max_open_sequences, .max_sequences_per_tenant = flags.max_open_sequences}),
+        admission_({.max_sequences = flags.max_open_sequences}),
         prefixes_(std::make_shared<PrefixIndex>(prefix_key)),
         router_(prefixes_),
         connections_(router_, prefixes_),

@@ -34,18 +34,16 @@ absl::StatusOr<Admission::Ticket> Admission::Admit(const std::string& tenant, in
     return absl::UnavailableError("this coordinator is shutting down; retry elsewhere");
   }
   const auto full = [&](const std::string& what) { return RetryLater(what, options_.retry_after); };
-  if (open_ + sequences > options_.max_sequences) {
+  const auto mine = by_tenant_.find(tenant);
+  const int held = mine == by_tenant_.end() ? 0 : mine->second;
+  const int tenants = static_cast<int>(by_tenant_.size()) + (held == 0 ? 1 : 0);
+  const bool beyond_its_part = held + sequences > options_.max_sequences / tenants;
+  if (open_ + sequences > (beyond_its_part ? 1 : 2) * int64_t{options_.max_sequences}) {
     return full(absl::StrCat(open_, " sequences are open, at most ", options_.max_sequences, " may be"));
   }
   if (bytes_ + bytes > options_.max_request_bytes) {
     return full(absl::StrCat("open requests hold ", bytes_, " bytes, this one would add ", bytes, "; at most ",
                              options_.max_request_bytes, " may be held"));
-  }
-  const auto mine = by_tenant_.find(tenant);
-  const int held = mine == by_tenant_.end() ? 0 : mine->second;
-  if (held + sequences > options_.max_sequences_per_tenant) {
-    return full(absl::StrCat("tenant \"", tenant, "\" has ", held, " sequences open, at most ",
-                             options_.max_sequences_per_tenant, " may be"));
   }
   open_ += sequences;
   bytes_ += bytes;

@@ -1,4 +1,5 @@
-// How much may be open at once: a bound on what clients can make this process hold.
+// How much may be open at once: a bound on what clients can make this process hold. Where all that may be is open, a
+// tenant that has less than its equal part of it still gets in, so that no flood shuts the others out.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,7 @@
 namespace alphecca::coordinator {
 
 struct AdmissionOptions {
-  int max_sequences = 4096;                        // open at once, of all tenants
-  int max_sequences_per_tenant = 2048;             // of one tenant
+  int max_sequences = 4096;                        // open at once; at most twice as many, see above
   int64_t max_request_bytes = int64_t{256} << 20;  // of requests being held, together
   absl::Duration retry_after = absl::Seconds(1);
 };

@@ -28,7 +28,8 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
   const auto mine = open_of_tenant_.find(tenant);
   const int open = mine == open_of_tenant_.end() ? 0 : mine->second;
   const int tenants = static_cast<int>(open_of_tenant_.size()) + (open == 0 ? 1 : 0);
-  if (counts_.waiting + opens_ >= options_.max_waiting && open >= options_.max_waiting / tenants) {
+  const bool has_its_part = open >= options_.max_waiting / tenants;
+  if (counts_.waiting + opens_ >= (has_its_part ? 1 : 2) * int64_t{options_.max_waiting}) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", options_.max_waiting, " sequences wait already"));
   }

@@ -10,7 +10,6 @@ namespace {
 AdmissionOptions Small() {
   AdmissionOptions o;
   o.max_sequences = 4;
-  o.max_sequences_per_tenant = 3;
   o.max_request_bytes = 100;
   return o;
 }
@@ -32,12 +31,30 @@ TEST(Admission, RefusesBeyondEachLimitWithADelay) {
   Admission admission(Small());
   const auto held = admission.Admit("a", 2, 60);
   ASSERT_TRUE(held.ok());
-  for (const auto& refused : {admission.Admit("b", 3, 1).status(), admission.Admit("a", 2, 1).status(),
+  for (const auto& refused : {admission.Admit("b", 3, 1).status(), admission.Admit("a", 3, 1).status(),
                               admission.Admit("b", 1, 41).status()}) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
     EXPECT_EQ(RetryDelayOf(refused), absl::Seconds(1)) << refused;
   }
   EXPECT_TRUE(admission.Admit("b", 2, 40).ok());
+}
+
+TEST(Admission, NoTenantShutsOthersOut) {
+  Admission admission(Small());
+  const auto flood = admission.Admit("a", 4, 1);
+  ASSERT_TRUE(flood.ok());
+  EXPECT_FALSE(admission.Admit("a", 1, 1).ok());
+  EXPECT_FALSE(admission.Admit("b", 3, 1).ok());  // more than half of four
+  const auto other = admission.Admit("b", 2, 1);
+  EXPECT_TRUE(other.ok());
+  EXPECT_FALSE(admission.Admit("b", 1, 1).ok());
+  const auto third = admission.Admit("c", 1, 1);
+  EXPECT_TRUE(third.ok());
+  EXPECT_FALSE(admission.Admit("c", 1, 1).ok());
+  const auto fourth = admission.Admit("d", 1, 1);
+  EXPECT_TRUE(fourth.ok());
+  EXPECT_EQ(admission.open_sequences(), 8);  // twice as many as may be
+  EXPECT_FALSE(admission.Admit("e", 1, 1).ok());
 }
 
 TEST(Admission, DrainingAdmitsNothing) {
