@@ -296,7 +296,7 @@ class Client:
 
     def refusal_problem(self, message, samples):
         open_, queue = (pattern.search(message) for pattern in REFUSALS)
-        if open_ and int(open_[1]) + samples > int(open_[2]) == self.limits.open > int(open_[1]) / 2:
+        if open_ and int(open_[1]) + samples > int(open_[2]) == self.limits.open >= int(open_[1]) / 2:
             return ""
         if queue and int(queue[1]) == self.limits.waiting:
             return ""

@@ -11,8 +11,10 @@ if(ALPHECCA_RPC)
 endif()
 find_package(prometheus-cpp CONFIG REQUIRED COMPONENTS core)  # prometheus-cpp-dev
 find_package(PkgConfig REQUIRED)                               # pkg-config
-pkg_check_modules(jemalloc REQUIRED IMPORTED_TARGET jemalloc)   # libjemalloc-dev
 pkg_check_modules(httplib REQUIRED IMPORTED_TARGET cpp-httplib) # libcpp-httplib-dev
+if(ALPHECCA_RPC)
+  pkg_check_modules(jemalloc REQUIRED IMPORTED_TARGET jemalloc) # libjemalloc-dev
+endif()
 if(ALPHECCA_GLOO)
   find_package(Gloo CONFIG REQUIRED)  # libgloo-dev
 endif()

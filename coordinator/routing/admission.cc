@@ -34,11 +34,7 @@ absl::StatusOr<Admission::Ticket> Admission::Admit(const std::string& tenant, in
     return absl::UnavailableError("this coordinator is shutting down; retry elsewhere");
   }
   const auto full = [&](const std::string& what) { return RetryLater(what, options_.retry_after); };
-  const auto mine = by_tenant_.find(tenant);
-  const int held = mine == by_tenant_.end() ? 0 : mine->second;
-  const int tenants = static_cast<int>(by_tenant_.size()) + (held == 0 ? 1 : 0);
-  const bool beyond_its_part = held + sequences > options_.max_sequences / tenants;
-  if (open_ + sequences > (beyond_its_part ? 1 : 2) * int64_t{options_.max_sequences}) {
+  if (!of_tenants_.Allows(tenant, sequences, int64_t{open_} + sequences)) {
     return full(absl::StrCat(open_, " sequences are open, at most ", options_.max_sequences, " may be"));
   }
   if (bytes_ + bytes > options_.max_request_bytes) {
@@ -47,7 +43,7 @@ absl::StatusOr<Admission::Ticket> Admission::Admit(const std::string& tenant, in
   }
   open_ += sequences;
   bytes_ += bytes;
-  by_tenant_[tenant] = held + sequences;
+  of_tenants_.Take(tenant, sequences);
   return Ticket(this, tenant, sequences, bytes);
 }
 
@@ -55,9 +51,7 @@ void Admission::GiveBack(const std::string& tenant, int sequences, int64_t bytes
   const MutexLock lock(mutex_);
   open_ -= sequences;
   bytes_ -= bytes;
-  if (const auto it = by_tenant_.find(tenant); it != by_tenant_.end() && (it->second -= sequences) <= 0) {
-    by_tenant_.erase(it);
-  }
+  of_tenants_.GiveBack(tenant, sequences);
 }
 
 void Admission::Drain() {

@@ -1,21 +1,20 @@
-// How much may be open at once: a bound on what clients can make this process hold. Where all that may be is open, a
-// tenant that has less than its equal part of it still gets in, so that no flood shuts the others out.
+// How much may be open at once: a bound on what clients can make this process hold, fair between tenants.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/fair_bound.h"
 #include "common/mutex.h"
 
 namespace alphecca::coordinator {
 
 struct AdmissionOptions {
-  int max_sequences = 4096;                        // open at once; at most twice as many, see above
+  int max_sequences = 4096;                        // open at once: see FairBound
   int64_t max_request_bytes = int64_t{256} << 20;  // of requests being held, together
   absl::Duration retry_after = absl::Seconds(1);
 };
@@ -40,7 +39,7 @@ class Admission {
     int64_t bytes_ = 0;
   };
 
-  explicit Admission(const AdmissionOptions& options) : options_(options) {}
+  explicit Admission(const AdmissionOptions& options) : options_(options), of_tenants_(options.max_sequences) {}
 
   // ResourceExhausted (with a delay after which to retry, see request/errors.h): no room. Unavailable: draining.
   absl::StatusOr<Ticket> Admit(const std::string& tenant, int sequences, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -56,7 +55,7 @@ class Admission {
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   int open_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::map<std::string, int> by_tenant_ ABSL_GUARDED_BY(mutex_);  // only tenants with something open
+  FairBound of_tenants_ ABSL_GUARDED_BY(mutex_);  // sequences
 };
 
 }  // namespace alphecca::coordinator

@@ -27,7 +27,7 @@ class ThreadPool {
 
   // Calls f(begin, end, thread) for pieces of [0, items), each once, thread in [0, threads()); returns when all are
   // done. Pieces have at most `grain` items, but without other threads there is but one. By one thread at a time, not
-  // from within f. What f throws ends the process: others may be in the midst of their pieces.
+  // from within f. Where threads share the pieces, what f throws ends the process: others are in the midst of theirs.
   template <typename Function>
   void Run(int64_t items, int64_t grain, Function&& f) {
     if (items <= grain || workers_.empty()) {

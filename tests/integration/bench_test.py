@@ -61,6 +61,22 @@ class Arithmetic(unittest.TestCase):
         with self.assertRaisesRegex(local_cluster.Failure, "not written at the same time"):
             load.together_rate([slow, answer(0.0, [(6.0, 1), (7.0, 1)])])
 
+    def test_a_client_that_dies_is_not_passed_over(self):
+        def ask(prompt, tokens, due=0.0):
+            if prompt == [2]:
+                raise KeyError("usage")
+            return answer(due, [(1.0, 1)])
+        server = types.SimpleNamespace(ask=ask)
+        before = threading.excepthook
+        threading.excepthook = lambda args: None
+        self.addCleanup(setattr, threading, "excepthook", before)
+        with self.assertRaisesRegex(local_cluster.Failure, "3 requests had 2 answers"):
+            load.closed_loop(server, [[1], [2], [3]], 4, 2)
+        with self.assertRaisesRegex(local_cluster.Failure, "3 requests had 2 answers"):
+            load.open_loop(server, [[1], [2], [3]], 4, 1000, 1)
+        with self.assertRaisesRegex(local_cluster.Failure, "an answer had no tokens"):
+            load.together_rate([load.Answer(0.0, "OK")])
+
     def test_search_finds_the_highest_rate_that_holds(self):
         for limit in (0.3, 1.0, 2.9, 40.0):
             for start in (0.5, 1.0, 8.0):
@@ -283,7 +299,8 @@ class Soak(unittest.TestCase):
         client = soak_clients.Client(types.SimpleNamespace(channel=grpc.insecure_channel("127.0.0.1:1")),
                                      types.SimpleNamespace(rng=None), [None], soak.Limits(open=9, waiting=4))
         for text, samples, right in (("9 sequences are open, at most 9 may be", 1, True), ("8 sequences are open, at most 9 may be", 1, False),
-                                     ("8 sequences are open, at most 9 may be", 2, True), ("the queue is full: 4 sequences wait", 1, True),
+                                     ("8 sequences are open, at most 9 may be", 2, True), ("18 sequences are open, at most 9 may be", 1, True),
+                                     ("19 sequences are open, at most 9 may be", 1, False), ("the queue is full: 4 sequences wait", 1, True),
                                      ("the queue is full: 3 sequences wait", 1, False), ("no", 1, False)):
             self.assertEqual(client.refusal_problem(text, samples) == "", right, text)
         for bad in (outcome("UNAVAILABLE"), outcome("INTERNAL", acted=True, kind="cancel"), outcome("CANCELLED"),

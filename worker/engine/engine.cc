@@ -18,18 +18,13 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
         absl::StrCat("prompt and max_tokens make ", tokens, " tokens: more than the KV cache holds"));
   }
   const SequenceId id = request.id;
-  const std::string tenant = request.tenant;
   Sequence sequence(std::move(request), runner_.limits().vocab, options_.prefix_cache ? &hasher_ : nullptr);
   MutexLock lock(mutex_);
   RETURN_IF_ERROR(failure_);
   if (closed_ || !stop_reason_.ok()) {
     return absl::UnavailableError("the engine has stopped");
   }
-  const auto mine = open_of_tenant_.find(tenant);
-  const int open = mine == open_of_tenant_.end() ? 0 : mine->second;
-  const int tenants = static_cast<int>(open_of_tenant_.size()) + (open == 0 ? 1 : 0);
-  const bool has_its_part = open >= options_.max_waiting / tenants;
-  if (counts_.waiting + opens_ >= (has_its_part ? 1 : 2) * int64_t{options_.max_waiting}) {
+  if (!of_tenants_.Allows(sequence.tenant(), 1, int64_t{counts_.waiting} + opens_ + 1)) {
     return absl::ResourceExhaustedError(
         absl::StrCat("the queue is full: ", options_.max_waiting, " sequences wait already"));
   }
@@ -44,8 +39,8 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
   }
   ++next_key_;
   ++opens_;
-  ++open_of_tenant_[tenant];
-  mail_[key].open = std::make_unique<Opened>(Opened{client, tenant, std::move(sequence), options_.now()});
+  of_tenants_.Take(sequence.tenant(), 1);
+  mail_[key].open = std::make_unique<Opened>(Opened{client, std::move(sequence), options_.now()});
   changed_.NotifyAll();
   return absl::OkStatus();
 }

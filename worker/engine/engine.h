@@ -89,9 +89,7 @@ class Followers {
 
 struct EngineOptions {
   Epoch epoch{};
-  // Sequences queued; beyond them only a tenant that has fewer open than its equal part of this many may queue, so
-  // that no flood shuts the others out. At most twice as many.
-  int max_waiting = 1024;
+  int max_waiting = 1024;                              // sequences queued, fairly between tenants: see FairBound
   int64_t step_tokens = 256;                           // rows of a step at most (prefill chunks and decodes together)
   absl::Duration step_time = absl::Milliseconds(250);  // of a step in which one decodes while prompts are read
   bool prefix_cache = true;

@@ -105,7 +105,8 @@ void EngineLoop::Apply(Mailbox&& mail) {
     }
     if (entry.drop) {
       scheduler_.Remove(key);
-      Forget(found);
+      Forget(key, found->second);
+      sequences_.erase(found);
     } else if (entry.cancel) {
       SequenceUpdate update;
       update.finish = Finish::kCancelled;
@@ -211,24 +212,20 @@ void EngineLoop::End(SequenceKey key, SequenceUpdate update) {
   scheduler_.Remove(key);
   const std::shared_ptr<Client> client = found->second.client;
   update.id = found->second.sequence.id();
-  {
-    MutexLock lock(mutex_);
-    const auto live = client->live.find(update.id);
-    if (live != client->live.end() && live->second == key) {
-      client->live.erase(live);
-    }
-  }
-  Forget(found);
+  Forget(key, found->second);
+  sequences_.erase(found);
   Enqueue(client, std::move(update));
 }
 
-void EngineLoop::Forget(std::unordered_map<uint64_t, Opened>::iterator opened) {
+// What callers see of it.
+void EngineLoop::Forget(SequenceKey key, const Opened& opened) {
   MutexLock lock(mutex_);
-  const auto of_tenant = open_of_tenant_.find(opened->second.tenant);
-  if (--of_tenant->second == 0) {
-    open_of_tenant_.erase(of_tenant);
+  of_tenants_.GiveBack(opened.sequence.tenant(), 1);
+  std::map<SequenceId, SequenceKey>& live = opened.client->live;
+  const auto own = live.find(opened.sequence.id());
+  if (own != live.end() && own->second == key) {
+    live.erase(own);
   }
-  sequences_.erase(opened);
 }
 
 void EngineLoop::EndWith(SequenceKey key, absl::Status error) {

@@ -11,7 +11,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -20,6 +19,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/fair_bound.h"
 #include "common/mutex.h"
 #include "worker/engine/block_watchers.h"
 #include "worker/engine/engine.h"
@@ -37,6 +37,7 @@ class EngineLoop final : public Engine {
         followers_(followers),
         hasher_(options.prefix_key, options.revision, runner.limits().block_tokens),
         scheduler_(std::move(scheduler)),
+        of_tenants_(options.max_waiting),
         executor_(runner, [this] { OnOutcome(); }) {
     thread_ = std::thread([this] { Main(); });
   }
@@ -68,7 +69,6 @@ class EngineLoop final : public Engine {
 
   struct Opened {
     std::shared_ptr<Client> client;
-    std::string tenant;
     Sequence sequence;
     absl::Time arrival;
     bool admitted = false;
@@ -111,7 +111,7 @@ class EngineLoop final : public Engine {
   void TakeChoices(const InFlight& step, StepResult result);
   void End(SequenceKey key, SequenceUpdate update);
   void EndWith(SequenceKey key, absl::Status error);
-  void Forget(std::unordered_map<uint64_t, Opened>::iterator opened);
+  void Forget(SequenceKey key, const Opened& opened) ABSL_LOCKS_EXCLUDED(mutex_);
   void Enqueue(const std::shared_ptr<Client>& client, SequenceUpdate update);
   void Publish();
   void Deliver();
@@ -136,9 +136,9 @@ class EngineLoop final : public Engine {
   int opens_ ABSL_GUARDED_BY(mutex_) = 0;  // in mail_
   uint64_t next_key_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<TokenSink*, std::shared_ptr<Client>> clients_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, int> open_of_tenant_ ABSL_GUARDED_BY(mutex_);  // sequences; tenants that have some
-  const Client* delivering_ ABSL_GUARDED_BY(mutex_) = nullptr;         // whose sink is being called
-  int outcomes_ ABSL_GUARDED_BY(mutex_) = 0;                           // that came and were not taken
+  FairBound of_tenants_ ABSL_GUARDED_BY(mutex_);                // sequences that are open; bounds those that wait
+  const Client* delivering_ ABSL_GUARDED_BY(mutex_) = nullptr;  // whose sink is being called
+  int outcomes_ ABSL_GUARDED_BY(mutex_) = 0;                    // that came and were not taken
   EngineCounts counts_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status stop_reason_ ABSL_GUARDED_BY(mutex_);  // not ok: stop

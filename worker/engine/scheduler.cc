@@ -201,7 +201,7 @@ absl::Status Scheduler::PlanPrompts(Budget& budget, Batch& batch) {
     }
     const int64_t rows = PromptRows(*entry, budget);
     const auto index = static_cast<size_t>(std::find(running_.begin(), running_.end(), entry) - running_.begin());
-    // Who decodes in this step keeps its blocks; so a prompt may have to wait for it, but never for a later prompt.
+    // Who is in this step keeps its blocks, so a prompt may have to wait for that; but not for ever: see InTurn.
     if (rows < 1 || (BlocksOf(*entry).RowsAvailable(entry->slot) < 1 && !MakeRoom(index))) {
       continue;
     }
@@ -502,6 +502,9 @@ void Scheduler::OfferPrompt(Entry& entry) {
 }
 
 BlockEvents Scheduler::TakeBlockEvents() {
+  if (blocks_.size() == 1) {
+    return blocks_[0].TakeEvents();
+  }
   struct Change {
     int64_t gained = 0;  // owners that have it now and had it not
     bool known = false;  // an owner had it

@@ -82,7 +82,7 @@ struct Batch : BlockChanges {
   std::vector<Share> shares;
   int64_t decode_rows = 0;
   int64_t prompt_rows = 0;
-  bool awaited = false;  // somebody who decodes waits for it to end
+  bool awaited = false;  // by somebody who decodes, in it or once its token is known
 };
 
 struct SchedulerCounts {
@@ -171,7 +171,9 @@ class Scheduler {
   Entry& At(SequenceKey key) { return entries_.at(key.value); }
   absl::Status PlanDecodes(Budget& budget, Batch& batch);
   absl::Status PlanPrompts(Budget& budget, Batch& batch);
-  bool InTurn(const Entry& a, const Entry& b) const;  // a before b
+  // Whether a's turn for rows is before b's: by priority, by what its tenant got, by arrival. Rows count against a
+  // tenant at once, so nobody of one priority waits for ever.
+  bool InTurn(const Entry& a, const Entry& b) const;
   // Those that wait, and whose turn is before that of a running prompt, if there is one.
   absl::Status Admit(const Entry* prompt, Budget& budget, Batch& batch);
   absl::Status Join(Entry& entry, const Seat& seat, Batch& batch);

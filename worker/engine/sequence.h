@@ -22,6 +22,7 @@ class Sequence {
   Sequence(SequenceRequest request, int64_t vocab, const model::PrefixHasher* hasher);
 
   SequenceId id() const { return request_.id; }
+  const std::string& tenant() const { return request_.tenant; }
   Arrival ArrivalAs(SequenceKey key) const;
 
   // Appends the share's rows and logit requests (and, where it opens a slot, the slot's parameters and history) to the

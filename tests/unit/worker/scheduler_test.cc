@@ -297,16 +297,18 @@ TEST(Scheduler, ALongPromptHoldsUpNeitherAPriorityNorATenantThatGotLess) {
 TEST(Scheduler, AnOwnerBusyWithAPromptKeepsNobodyFromTheOthers) {
   SchedulerOptions options = Small();
   options.owners = 2;
+  options.max_sequences = 4;
   options.sliding_blocks = 100;
   auto scheduler = Scheduler::Create(options);
   ASSERT_TRUE(scheduler.ok());
-  ASSERT_TRUE(scheduler->Add(Of(1, 90, 4)).ok());
-  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));  // all five rows of the first owner, as in each step to come
+  ASSERT_TRUE(scheduler->Add(Of(1, 18, 9)).ok());
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1}));  // all five rows of the first owner, as in the next two steps
   ASSERT_TRUE(scheduler->Add(Of(2, 2, 9)).ok());
-  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1, 2}));
   ASSERT_TRUE(scheduler->Add(Of(3, 2, 9)).ok());
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1, 2, 3}));  // by what the owners have yet to compute
+  ASSERT_TRUE(scheduler->Add(Of(4, 2, 9)).ok());
   const auto batch = scheduler->Next();
-  EXPECT_EQ(Keys(*batch), (KeyList{2, 1, 3}));
+  EXPECT_EQ(Keys(*batch), (KeyList{2, 3, 1, 4}));  // the first has less to do, but no row left
   EXPECT_EQ(batch->shares.back().owner, 1);
 }
 
@@ -441,13 +443,17 @@ TEST(ChunkControl, FollowsTheTimeThatStepsTook) {
   EXPECT_EQ(control.rows(), 128);
 }
 
-TEST(Scheduler, LongPromptsTakeSmallChunksBesideWhoDecodes) {
+SchedulerOptions Hurried() {
   SchedulerOptions options = Small();
   options.step_tokens = 64;
   options.full_blocks = 200;
   options.sliding_blocks = 100;
   options.step_time = absl::Milliseconds(20);
-  auto scheduler = Scheduler::Create(options);
+  return options;
+}
+
+TEST(Scheduler, LongPromptsTakeSmallChunksBesideWhoDecodes) {
+  auto scheduler = Scheduler::Create(Hurried());
   ASSERT_TRUE(scheduler.ok());
   ASSERT_TRUE(scheduler->Add(Of(1, 2, 100)).ok());
   ASSERT_TRUE(scheduler->Next().ok());
@@ -463,12 +469,7 @@ TEST(Scheduler, LongPromptsTakeSmallChunksBesideWhoDecodes) {
 }
 
 TEST(Scheduler, SmallChunksAlsoBesideWhoWaitsForItsToken) {
-  SchedulerOptions options = Small();
-  options.step_tokens = 64;
-  options.full_blocks = 200;
-  options.sliding_blocks = 100;
-  options.step_time = absl::Milliseconds(20);
-  auto scheduler = Scheduler::Create(options);
+  auto scheduler = Scheduler::Create(Hurried());
   ASSERT_TRUE(scheduler.ok());
   Arrival constrained = Of(1, 2, 100);
   constrained.one_at_a_time = true;

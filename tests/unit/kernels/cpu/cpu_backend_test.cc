@@ -206,8 +206,7 @@ TEST(CpuBackendCreation, NamesItselfAndItsOptions) {
   EXPECT_EQ(backend->activations(), Activations::kF32);
 }
 
-// What is not finite must not turn into a number on the way through int8.
-// Of `rows` rows the last has a bad number: its results are no numbers, the others' are.
+// Of `rows` rows the last has a bad number, which must not turn into one on the way through int8, nor into the others'.
 void ExpectBadRowAlone(const CpuPath& path, DType type, int64_t rows, float bad) {
   constexpr int64_t kCols = 256;
   const std::unique_ptr<CpuBackend> backend = path.Create();

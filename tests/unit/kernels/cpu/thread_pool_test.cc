@@ -4,6 +4,9 @@
 #include <sched.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <exception>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -45,6 +48,20 @@ TEST(ThreadPoolTest, JobsSeeWhatEarlierJobsWrote) {
     });
   }
   EXPECT_EQ(values, std::vector<int64_t>(256, 2001));
+}
+
+TEST(ThreadPoolDeathTest, WhatAPieceThrowsEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        ThreadPool pool(2);
+        try {
+          pool.Run(64, 1, [](int64_t, int64_t, int) { throw std::runtime_error("a piece"); });
+        } catch (const std::exception&) {
+          std::_Exit(0);
+        }
+      },
+      "a piece");
 }
 
 // Each thread has its own place for scratch: two pieces that run at once never share it.
