@@ -1,11 +1,13 @@
 // Products of weights of 4 or 5 bits with activations of 12 or 11: two slices of signed bytes, x = d * (2^shift * high
-// + low), d for 32 columns. The instructions for bytes then do twice the work of 8 bits for 16 (8) times finer steps,
-// which costs nothing where memory, or the scales of the weights, set the pace.
+// + low), d for a slab of 256 columns. The instructions for bytes then do twice the work of 8 bits for 16 (8) times
+// finer steps, which costs nothing where memory, or the scales of the weights, set the pace; and steps so fine need no
+// scale of their own every 32 columns, which would cost a third of what the sums of tiles (tiles_inl.h) take to scale.
 //
-// Record: SlicedRecord. Block of 32 columns: high [32], low [32], so that a row of a tile (tiles_inl.h) is one of it.
+// Record: SlicedRecord. Block of 32 columns: high [32], low [32], so that a row of a tile is one of it.
 //
-// For AVX-512 VNNI. A row's total, over blocks in rising order: Fma(sum * scale, d, total), then for types with minima
-// Fma(sum of activations, -minimum, total). Sums are exact.
+// For AVX-512 VNNI. A slab's part, from 0, over its blocks in rising order: Fma(sum, scale, part), then for types with
+// minima Fma(sum of activations, -minimum, part). A row's total, over slabs in rising order: Fma(part, d, total). Sums
+// are exact.
 #pragma once
 
 namespace alphecca::kernels::cpu {
@@ -58,33 +60,30 @@ struct MinimaSliced {
 using Q4_KSliced = MinimaSliced<Q4_K, 4>;
 using Q5_KSliced = MinimaSliced<Q5_K, 3>;
 
-struct BlockScale {
-  float d;
-  union {
-    int32_t correction;  // -kOffset * sum of the block's numbers
-    float sum;           // types with minima: of its activations
-  };
-};
 struct SlicedRow {
   const int8_t* q;
-  const BlockScale* scales;  // [cols / 32]
+  const int32_t* corrections;  // [cols / 32] -kOffset * sum of a block's numbers..
+  const float* sums;           // ..or, of types with minima, that sum
+  const float* d;              // [slabs]
 };
 inline SlicedRow SlicedRecordAt(const std::byte* record, int64_t cols) {
-  return {reinterpret_cast<const int8_t*>(record),
-          reinterpret_cast<const BlockScale*>(record + SlicedRecord(cols).scales)};
+  const SlicedRecord at(cols);
+  return {reinterpret_cast<const int8_t*>(record), reinterpret_cast<const int32_t*>(record + at.sums),
+          reinterpret_cast<const float*>(record + at.sums), reinterpret_cast<const float*>(record + at.scales)};
 }
 
 template <class Type>
-inline void AddBlock(I sum, const SlabScales& scales, int block, const BlockScale& activations, F& total) {
-  total = Fma(Mul(ToFloat(sum), scales.scale[block]), Set(activations.d), total);
+inline F AddBlock(I sum, const SlabScales& scales, int block, const float* sum_of, F part) {
+  part = Fma(ToFloat(sum), scales.scale[block], part);
   if constexpr (Type::kMinima) {
-    total = Fma(Set(activations.sum), scales.least[block], total);
+    part = Fma(Set(*sum_of), scales.least[block], part);
   }
+  return part;
 }
 
 template <class Type, int kTokens>
 inline void SlicedBlock(const std::byte* slab, int block, int64_t at, const SlabScales& scales,
-                        const SlicedRow (&rows)[kTokens], F (&total)[kTokens][kParts]) {
+                        const SlicedRow (&rows)[kTokens], F (&part)[kTokens]) {
   // Neighbouring instructions add to different sums: long chains of waiting ones would fill the scheduler.
   constexpr int kChains = kTokens == 1 ? 2 : 1;
   I high[kTokens][kChains];
@@ -92,7 +91,7 @@ inline void SlicedBlock(const std::byte* slab, int block, int64_t at, const Slab
   for (int t = 0; t < kTokens; ++t) {
     for (int i = 0; i < kChains; ++i) {
       high[t][i] = BeginSignedSum();
-      low[t][i] = Type::kOffset != 0 && i == 0 ? BeginSum(&rows[t].scales[at].correction) : BeginSignedSum();
+      low[t][i] = Type::kOffset != 0 && i == 0 ? BeginSum(rows[t].corrections + at) : BeginSignedSum();
     }
   }
   for (int c = 0; c < 8; ++c) {
@@ -109,7 +108,7 @@ inline void SlicedBlock(const std::byte* slab, int block, int64_t at, const Slab
       low[t][0] = AddInts(low[t][0], low[t][i]);
     }
     const I sum = AddInts(ShiftLeft<Type::kShift>(high[t][0]), low[t][0]);
-    AddBlock<Type>(sum, scales, block, rows[t].scales[at], total[t][0]);
+    part[t] = AddBlock<Type>(sum, scales, block, rows[t].sums + at, part[t]);
   }
 }
 
@@ -129,13 +128,20 @@ void SlicedTokens(const PanelArgs& a, int64_t first) {
     const int here = blocks - at < kSlabBlocks ? static_cast<int>(blocks - at) : kSlabBlocks;
     SlabScales scales;
     Type::LoadScales(slab, here, scales);
+    F part[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      part[t] = Zero();
+    }
 #pragma GCC unroll 1
     for (int block = 0; block < here; ++block) {
       if (last) {
         constexpr int64_t kBlockBytes = Type::kSlabBytes / kSlabBlocks;
         FetchAhead(slab + block * kBlockBytes, kBlockBytes);
       }
-      SlicedBlock<Type, kTokens>(slab, block, at + block, scales, rows, total);
+      SlicedBlock<Type, kTokens>(slab, block, at + block, scales, rows, part);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      total[t][0] = Fma(part[t], Set(rows[t].d[at / kSlabBlocks]), total[t][0]);
     }
   }
   for (int t = 0; t < kTokens; ++t) {
@@ -157,34 +163,49 @@ void SlicedPanel(const PanelArgs& a) {
   }
 }
 
-// A value that is not finite makes the scale of its block NaN.
+// Of a block: its slices, and the sum of its numbers.
+template <int kShift>
+inline int32_t SliceBlock(const float* in, float factor, int8_t* q) {
+  constexpr auto kTop = static_cast<float>(127 << kShift);
+  I sum = BeginSignedSum();
+  for (int i = 0; i < 32; i += kLanes) {
+    const I number = Round(Min(Max(Mul(Load(in + i), Set(factor)), Set(-kTop)), Set(kTop)));
+    const I high = ShiftRightSigned<kShift>(AddInts(number, SetInt(1 << (kShift - 1))));
+    StoreI8(q + i, high);
+    StoreI8(q + 32 + i, SubInts(number, ShiftLeft<kShift>(high)));
+    sum = AddInts(sum, number);
+  }
+  return SumInts(sum);
+}
+
+// A value that is not finite makes the scale of its slab NaN.
 template <class Type>
 void Slice(const float* in, int64_t cols, std::byte* record) {
-  constexpr int kShift = Type::kShift;
-  constexpr auto kTop = static_cast<float>(127 << kShift);
+  constexpr auto kTop = static_cast<float>(127 << Type::kShift);
+  const SlicedRecord at(cols);
   auto* q = reinterpret_cast<int8_t*>(record);
-  std::byte* scales = record + SlicedRecord(cols).scales;
-  for (int64_t first = 0; first < cols; first += 32, q += 64, scales += sizeof(BlockScale)) {
-    const F x[2] = {Load(in + first), Load(in + first + kLanes)};
-    const float largest = Largest(Max(Abs(x[0]), Abs(x[1])));
+  for (int64_t first = 0; first < cols; first += kSlabCols) {
+    const int64_t end = first + kSlabCols < cols ? first + kSlabCols : cols;
+    F max = Zero();
+    for (int64_t i = first; i < end; i += kLanes) {
+      max = Max(max, Abs(Load(in + i)));
+    }
+    const float largest = Largest(max);
     const bool tiny = !(largest > 1e-32F);  // below this kTop / largest is not finite
-    const F factor = Set(tiny ? 0.0F : kTop / largest);
-    I sum = BeginSignedSum();
-    for (int i = 0; i < 2; ++i) {
-      const I number = Round(Min(Max(Mul(x[i], factor), Set(-kTop)), Set(kTop)));
-      const I high = ShiftRightSigned<kShift>(AddInts(number, SetInt(1 << (kShift - 1))));
-      StoreI8(q + i * kLanes, high);
-      StoreI8(q + 32 + i * kLanes, SubInts(number, ShiftLeft<kShift>(high)));
-      sum = AddInts(sum, number);
+    const float factor = tiny ? 0.0F : kTop / largest;
+    for (int64_t i = first; i < end; i += 32) {
+      const int32_t sum = SliceBlock<Type::kShift>(in + i, factor, q + 2 * i);
+      std::byte* to = record + at.sums + i / 32 * 4;
+      if constexpr (Type::kMinima) {
+        const auto value = static_cast<float>(sum);
+        __builtin_memcpy(to, &value, sizeof value);
+      } else {
+        const int32_t correction = -Type::kOffset * sum;
+        __builtin_memcpy(to, &correction, sizeof correction);
+      }
     }
-    BlockScale scale;
-    scale.d = (tiny ? 0.0F : largest / kTop) + Poison(in + first, 32);
-    if constexpr (Type::kMinima) {
-      scale.sum = scale.d * static_cast<float>(SumInts(sum));
-    } else {
-      scale.correction = -Type::kOffset * SumInts(sum);
-    }
-    __builtin_memcpy(scales, &scale, sizeof scale);
+    const float d = (tiny ? 0.0F : largest / kTop) + Poison(in + first, end - first);
+    __builtin_memcpy(record + at.scales + first / kSlabCols * 4, &d, sizeof d);
   }
 }
 

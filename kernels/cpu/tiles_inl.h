@@ -11,16 +11,19 @@ namespace {
 
 inline constexpr int kPair = 2;  // groups, and tiles of tokens
 
-// A tile of tokens: for each block of Type, in the order of its products, [16 tokens][kRowBytes of activations]; then
-// for each block [16] d; and of types with minima, for each [16] sums. Tokens that there are not are zeros.
+// A tile of tokens: for each block of Type, in the order of its products, [16 tokens][kRowBytes of activations]; of
+// types with minima, for each [16] sums; then for each kBlocksOfScale blocks [16] d. Tokens that there are not are
+// zeros.
 template <class Type>
 struct TokenTile {
   static constexpr int64_t kBlockBytes = kTileTokens * Type::kRowBytes;
   std::byte* data;
   int64_t blocks;
   int8_t* q(int64_t block) const { return reinterpret_cast<int8_t*>(data + block * kBlockBytes); }
-  float* d(int64_t block) const { return reinterpret_cast<float*>(data + blocks * kBlockBytes) + block * kTileTokens; }
-  float* sum(int64_t block) const { return d(blocks + block); }
+  float* sum(int64_t block) const {
+    return reinterpret_cast<float*>(data + blocks * kBlockBytes) + block * kTileTokens;
+  }
+  float* d(int64_t block) const { return sum((Type::kSums ? blocks : 0) + block / Type::kBlocksOfScale); }
 };
 
 // Those blocks of a tile from `first` on.
@@ -34,7 +37,9 @@ struct TokenBlocks {
   void Clear(int64_t begin, int64_t end) const {
     for (int64_t block = begin; block < end; ++block) {
       __builtin_memset(q(block, 0), 0, TokenTile<Type>::kBlockBytes);
-      __builtin_memset(&d(block, 0), 0, kTileTokens * sizeof(float));
+      if (block % Type::kBlocksOfScale == 0) {
+        __builtin_memset(&d(block, 0), 0, kTileTokens * sizeof(float));
+      }
       if constexpr (Type::kSums) {
         __builtin_memset(&sum(block, 0), 0, kTileTokens * sizeof(float));
       }
@@ -90,8 +95,9 @@ using TileSums = int32_t[kTileTokens][kGroupRows];
 
 // ---- Types ----------------------------------------------------------------------------------------------------------
 // kBlocks: of a slab, whose sums are scaled apart. kTileRows: of a block's tile of weights; kRowBytes: of a token in
-// its tile of activations, as many columns. kMakes: tiles of weights that Make makes at once. kSigned: weights. kPart:
-// a slab's sums gather in a part of their own, which Join adds to the total. kSums: sums of activations are wanted.
+// its tile of activations, as many columns. kBlocksOfScale: blocks for which activations have one d. kMakes: tiles of
+// weights that Make makes at once. kSigned: weights. kPart: a slab's sums gather in a part of their own, which Join
+// adds to the total. kSums: sums of activations are wanted.
 
 // Bits of each byte: bit i of the result is bit i of kFlip, inverted for each bit of x that row i of the matrix has;
 // row 0 is the highest byte of `matrix`.
@@ -127,9 +133,10 @@ struct SlicedTiles {
   static constexpr int kBlocks = kSlabBlocks;
   static constexpr int kTileRows = 16;
   static constexpr int kRowBytes = 64;
+  static constexpr int kBlocksOfScale = kBlocks;
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = Type::kOffset != 0;
-  static constexpr bool kPart = false;
+  static constexpr bool kPart = true;
   static constexpr bool kSums = Type::kMinima;
   using Scales = SlabScales;
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) { Type::LoadScales(slab, blocks, to); }
@@ -138,23 +145,22 @@ struct SlicedTiles {
                                const TokenBlocks<SlicedTiles>& to) {
     const SlicedRow row = SlicedRecordAt(record, cols);
     __builtin_memcpy(to.q(block, token), row.q + block * kRowBytes, kRowBytes);
-    to.d(block, token) = row.scales[block].d;
+    if (block % kBlocks == 0) {
+      to.d(block, token) = row.d[block / kBlocks];
+    }
     if constexpr (kSums) {
-      to.sum(block, token) = row.scales[block].sum;
+      to.sum(block, token) = row.sums[block];
     }
   }
   template <int kTokens>
-  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* d,
-                         [[maybe_unused]] const float* sum_of, F (&total)[kTokens]) {
-    const F scale = scales.scale[block];
+  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* /*d*/, const float* sum_of,
+                         F (&part)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) {
       const I sum = LoadBytes(reinterpret_cast<const std::byte*>(sums[t]));
-      total[t] = Fma(Mul(ToFloat(sum), scale), Set(d[t]), total[t]);
-      if constexpr (Type::kMinima) {
-        total[t] = Fma(Set(sum_of[t]), scales.least[block], total[t]);
-      }
+      part[t] = AddBlock<Type>(sum, scales, block, sum_of + t, part[t]);
     }
   }
+  static inline F Join(const Scales&, F part, float d, F total) { return Fma(part, Set(d), total); }
 };
 
 struct Q8_0Tiles {
@@ -162,6 +168,7 @@ struct Q8_0Tiles {
   static constexpr int kBlocks = kSlabBlocks;
   static constexpr int kTileRows = 8;
   static constexpr int kRowBytes = 32;
+  static constexpr int kBlocksOfScale = 1;
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = true;
   static constexpr bool kPart = false;
@@ -201,6 +208,7 @@ struct Q6_KTiles {
   static constexpr int kBlocks = 16;
   static constexpr int kTileRows = 4;
   static constexpr int kRowBytes = 16;
+  static constexpr int kBlocksOfScale = 1;
   static constexpr int kMakes = 4;
   static constexpr bool kSigned = true;
   static constexpr bool kPart = true;
@@ -242,7 +250,7 @@ struct Q6_KTiles {
       part[t] = Fma(Mul(ToFloat(sum), scale), Set(d[t]), part[t]);
     }
   }
-  static inline F Join(const Scales& scales, F part, F total) { return Fma(part, scales.d, total); }
+  static inline F Join(const Scales& scales, F part, float /*d*/, F total) { return Fma(part, scales.d, total); }
 };
 
 // ---- Panels ---------------------------------------------------------------------------------------------------------
@@ -256,9 +264,8 @@ struct SlabTiles {
   typename Type::Scales scales;
 };
 
-// Slabs that are computed at once: their parts are of one slab.
-template <class Type>
-inline constexpr int kStretch = Type::kPart ? 1 : 8;
+// Slabs that are computed at once.
+inline constexpr int kStretch = 8;
 
 // A stretch of the weights of one group, with the group's totals.
 template <class Type>
@@ -302,9 +309,7 @@ class StretchProduct {
     constexpr int kAhead = 4;
     StretchProduct p;
     for (int i = 0; i < kTiles; ++i) {
-      p.tiles_[i] = {tile.data + i * stride, tile.blocks};
-      p.q_[i] = p.tiles_[i].q(from);
-      p.d_[i] = p.tiles_[i].d(from);
+      p.tiles_[i] = {{tile.data + i * stride, tile.blocks}, from};
     }
     if (make) {
       for (int g = 0; g < kGroups; ++g) {
@@ -314,10 +319,11 @@ class StretchProduct {
         Make(groups, block, blocks);
       }
     }
-    Totals totals;
+    Sums sums;  // of registers, if they are few: so no member
     for (int i = 0; i < kProducts; ++i) {
+      p.totals_[i] = groups[i % kGroups].totals + first + i / kGroups * kTokens;
       for (int t = 0; t < kTokens; ++t) {
-        totals[i][t] = Type::kPart ? Zero() : Load(At(groups, first, i, t));
+        sums[i][t] = Type::kPart ? Zero() : Load(p.totals_[i][t]);
       }
     }
 #pragma GCC unroll 1
@@ -326,28 +332,28 @@ class StretchProduct {
       if (make) {
         Make(groups, block + kAhead, blocks);
       }
-      p.template Multiply<0>(groups, block, totals);
+      p.template Multiply<0>(groups, block, sums);
+      if constexpr (Type::kPart) {
+        if (block > 0 && block % Type::kBlocks == 0) {
+          p.JoinParts(groups, block - 1, sums);
+        }
+      }
     }
-    p.template AddFrom<0>(groups, blocks - 1, totals);
+    p.template AddFrom<0>(groups, blocks - 1, sums);
+    if constexpr (Type::kPart) {
+      p.JoinParts(groups, blocks - 1, sums);
+      return;
+    }
     for (int i = 0; i < kProducts; ++i) {
       for (int t = 0; t < kTokens; ++t) {
-        float* to = At(groups, first, i, t);
-        if constexpr (Type::kPart) {
-          totals[i][t] = Type::Join(groups[i % kGroups].Scales(0), totals[i][t], Load(to));
-        }
-        Store(to, totals[i][t]);
+        Store(p.totals_[i][t], sums[i][t]);
       }
     }
   }
 
  private:
   static constexpr int kProducts = kTiles * kGroups;
-  using Totals = F[kProducts][kTokens];
-
-  static inline float* At(const Groups& groups, int64_t first, int i, int t) {
-    return groups[i % kGroups].totals[first + i / kGroups * kTokens + t];
-  }
-
+  using Sums = F[kProducts][kTokens];  // parts, or the totals themselves
   static inline void Make(const Groups& groups, int block, int blocks) {
     if (block < blocks && block % Type::kMakes == 0) {
       for (int g = 0; g < kGroups; ++g) {
@@ -365,43 +371,67 @@ class StretchProduct {
 
   // Products i and on of a block. Each is stored once the next has begun, and added up at the next block.
   template <int i>
-  inline void Multiply(const Groups& groups, int block, Totals& totals) {
+  inline void Multiply(const Groups& groups, int block, Sums& sums) {
     constexpr int kTile = i / kGroups;
     if constexpr (i % kGroups == 0) {
-      LoadTile<kActivations + kTile>(q_[kTile] + block * TokenTile<Type>::kBlockBytes, Type::kRowBytes);
+      LoadTile<kActivations + kTile>(tiles_[kTile].q(block, 0), Type::kRowBytes);
     }
     MultiplyTiles<i, kActivations + kTile, kWeights + i % kGroups, Type::kSigned>();
     if (block > 0) {
-      Add<i>(groups, block - 1, totals);
+      Add<i>(groups, block - 1, sums);
+    }
+    if constexpr (kTiles == kPair && Type::kRowBytes == 64) {  // smaller blocks are in time without
+      FetchActivations<i>(block + 1);
     }
     if constexpr (i > 0) {
-      StoreTile<i - 1>(sums_[block % 2][i - 1]);
+      StoreTile<i - 1>(products_[block % 2][i - 1]);
     }
     if constexpr (i + 1 < kProducts) {
-      Multiply<i + 1>(groups, block, totals);
+      Multiply<i + 1>(groups, block, sums);
     } else {
-      StoreTile<i>(sums_[block % 2][i]);
+      StoreTile<i>(products_[block % 2][i]);
+    }
+  }
+
+  // Product i's share of a block's: of many tokens they lie in the second-level cache.
+  template <int i>
+  inline void FetchActivations(int block) const {
+    constexpr int64_t kShare = TokenTile<Type>::kBlockBytes / kGroups;
+    const int8_t* from = tiles_[i / kGroups].q(block, 0) + i % kGroups * kShare;
+    for (int64_t line = 0; line < kShare; line += 64) {
+      __builtin_prefetch(from + line, 0, 3);
     }
   }
 
   template <int i>
-  inline void Add(const Groups& groups, int block, Totals& totals) {
-    const float* d = d_[i / kGroups] + block * kTileTokens;
-    Type::template Add<kTokens>(sums_[block % 2][i], groups[i % kGroups].Scales(block), block % Type::kBlocks, d,
-                                d + tiles_[i / kGroups].blocks * kTileTokens, totals[i]);
+  inline void Add(const Groups& groups, int block, Sums& sums) {
+    const TokenBlocks<Type>& tile = tiles_[i / kGroups];
+    Type::template Add<kTokens>(products_[block % 2][i], groups[i % kGroups].Scales(block), block % Type::kBlocks,
+                                &tile.d(block, 0), &tile.sum(block, 0), sums[i]);
   }
   template <int i>
-  inline void AddFrom(const Groups& groups, int block, Totals& totals) {
-    Add<i>(groups, block, totals);
+  inline void AddFrom(const Groups& groups, int block, Sums& sums) {
+    Add<i>(groups, block, sums);
     if constexpr (i + 1 < kProducts) {
-      AddFrom<i + 1>(groups, block, totals);
+      AddFrom<i + 1>(groups, block, sums);
     }
   }
 
-  TokenTile<Type> tiles_[kTiles];
-  const int8_t* q_[kTiles];
-  const float* d_[kTiles];
-  alignas(64) TileSums sums_[2][kProducts];  // of this block and the last
+  // The parts of the slab of `block` to the totals.
+  inline void JoinParts(const Groups& groups, int block, Sums& sums) {
+    for (int i = 0; i < kProducts; ++i) {
+      const float* d = &tiles_[i / kGroups].d(block, 0);
+      for (int t = 0; t < kTokens; ++t) {
+        float* total = totals_[i][t];
+        Store(total, Type::Join(groups[i % kGroups].Scales(block), sums[i][t], d[t], Load(total)));
+        sums[i][t] = Zero();
+      }
+    }
+  }
+
+  TokenBlocks<Type> tiles_[kTiles];
+  float (*totals_[kProducts])[kGroupRows];
+  alignas(64) TileSums products_[2][kProducts];  // of this block and the last
 };
 
 struct TileTotals {
@@ -421,7 +451,7 @@ void TileStretch(const PanelArgs& a, int64_t begin, int64_t slab, int64_t slabs,
   StretchOfGroup<Type> groups[kPair] = {};
   for (int g = 0; g < kGroups; ++g) {
     const std::byte* weights = a.group + (begin + g) * group_bytes + slab * Type::kSlabBytes;
-    groups[g] = {weights, weights + ahead, tiles + g * kStretch<Type>, totals.of[begin + g]};
+    groups[g] = {weights, weights + ahead, tiles + g * kStretch, totals.of[begin + g]};
   }
   const auto tile = [&](int64_t token) {
     return TokenTile<Type>{const_cast<std::byte*>(a.quant.data) + token / kTileTokens * a.quant.stride, all_blocks};
@@ -441,7 +471,7 @@ void TileStretch(const PanelArgs& a, int64_t begin, int64_t slab, int64_t slabs,
 
 template <class Type, int kTokens>
 void TilesOf(const PanelArgs& a) {
-  SlabTiles<Type> tiles[kPair * kStretch<Type>];
+  SlabTiles<Type> tiles[kPair * kStretch];
   TileTotals totals;
   for (int64_t group = 0; group < a.groups; ++group) {
     __builtin_memset(totals.of[group], 0,
@@ -452,7 +482,7 @@ void TilesOf(const PanelArgs& a) {
   // Of few tokens memory sets the pace, and likes one group after another.
   const bool few = a.tokens <= kTokens;
   const int64_t together = few ? 1 : a.groups;
-  const int64_t stretch = few ? 1 : kStretch<Type>;
+  const int64_t stretch = few ? 1 : kStretch;
   const int64_t ahead = few ? 2 * Type::kSlabBytes : kPair * a.cols / kSlabCols * Type::kSlabBytes;
   for (int64_t first = 0; first < a.groups; first += together) {
     const int64_t end = first + together;

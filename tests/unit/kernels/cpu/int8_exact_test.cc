@@ -67,7 +67,7 @@ Steps StepsOf(const KernelTable& kernels, DType type) {
   const bool fine = type == DType::kQ4_0 || type == DType::kQ4_K || type == DType::kQ5_K;
   const std::string name = kernels.name;
   if (fine && (name == "avx512vnni" || name == "amx")) {
-    return {32, type == DType::kQ5_K ? 127 << 3 : 127 << 4};
+    return {256, type == DType::kQ5_K ? 127 << 3 : 127 << 4};
   }
   return {type == DType::kQ8_0 ? 32U : type == DType::kQ6_K ? 16U : 8U, 127};
 }
