@@ -354,6 +354,7 @@ class StretchProduct {
  private:
   static constexpr int kProducts = kTiles * kGroups;
   using Sums = F[kProducts][kTokens];  // parts, or the totals themselves
+
   static inline void Make(const Groups& groups, int block, int blocks) {
     if (block < blocks && block % Type::kMakes == 0) {
       for (int g = 0; g < kGroups; ++g) {
