@@ -40,13 +40,18 @@ struct QuantRecord {
       : scales(cols), corrections(scales + cols / 8 * 4), row_scale(corrections + cols / 16 * 4) {}
 };
 
+// Columns of a slab. Part of a row quantised by itself has the scales that it has within the row if it begins with one.
+inline constexpr int kSlabCols = 256;
+
 // Where the parts of a sliced record lie: two bytes a column from 0, 64 for every 32 columns, then..
 struct SlicedRecord {
   int64_t sums;    // what a type's offset or minimum meets, 4 bytes for each 32 columns
-  int64_t scales;  // d f32 for each slab of 256
+  int64_t scales;  // d f32 for each slab
   int64_t bytes;
   constexpr explicit SlicedRecord(int64_t cols)
-      : sums(2 * cols), scales(sums + cols / 32 * 4), bytes((scales + (cols + 255) / 256 * 4 + 63) / 64 * 64) {}
+      : sums(2 * cols),
+        scales(sums + cols / 32 * 4),
+        bytes((scales + (cols + kSlabCols - 1) / kSlabCols * 4 + 63) / 64 * 64) {}
 };
 
 // Room for a record of either form.

@@ -13,6 +13,7 @@ constexpr int64_t kTileBytes = 256 << 10;
 constexpr int64_t kPieceBytes = 128 << 10;
 // Columns of a tile of tokens that a thread quantises at a time: whole slabs of every type.
 constexpr int64_t kPackCols = 1024;
+static_assert(kPackCols % kSlabCols == 0);
 
 }  // namespace
 

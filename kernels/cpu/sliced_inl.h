@@ -14,8 +14,7 @@ namespace alphecca::kernels::cpu {
 namespace {
 
 // Blocks that are unpacked at a time.
-inline constexpr int kSlabBlocks = 8;
-inline constexpr int kSlabCols = 32 * kSlabBlocks;
+inline constexpr int kSlabBlocks = kSlabCols / 32;
 
 // What scales the sums of a slab's blocks.
 struct SlabScales {
