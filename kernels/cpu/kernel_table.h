@@ -80,7 +80,7 @@ using Panel = void (*)(const PanelArgs&);
 // What a tile panel takes at most, and the least that is worth its while.
 inline constexpr int64_t kMaxTokens = 128;
 inline constexpr int64_t kMaxGroups = 8;
-inline constexpr int64_t kMinTileTokens = 5;
+inline constexpr int64_t kMinTileTokens = 3;
 
 // Products of tiles, of weights with 16 rows of activations.
 inline constexpr int64_t kTileTokens = 16;

@@ -2,14 +2,13 @@
 // are exact, and what follows them is what the panels for few rows do, in their order, so the bits are theirs.
 //
 // Weights are unpacked to tiles once for all tokens of a panel: a row for each four columns, [16 rows][4 bytes]. Loops,
-// from outside: stretches of a few slabs; pairs of groups; pairs of tiles of tokens; blocks, four products of which
-// share their loads. Totals wait in between, which costs less the longer the stretches are.
+// from outside: groups; stretches of a few slabs, whose tiles stay in the first-level cache; tiles of 16 tokens;
+// blocks. So a product's sums stay in registers while its blocks pass. It uses few tiles at a time: those that a core
+// has spare, fewer while its other hyperthread uses tiles too, are what lets loads and products run ahead.
 #pragma once
 
 namespace alphecca::kernels::cpu {
 namespace {
-
-inline constexpr int kPair = 2;  // groups, and tiles of tokens
 
 // A tile of tokens: for each block of Type, in the order of its products, [16 tokens][kRowBytes of activations]; of
 // types with minima, for each [16] sums; then for each kBlocksOfScale blocks [16] d. Tokens that there are not are
@@ -55,17 +54,17 @@ struct alignas(64) TileShapes {
   uint8_t rows[16] = {};
 };
 
-// Registers: sums from 0, of each tile of tokens in turn with each group; activations from 4, weights from 6.
-inline constexpr int kActivations = 4;
-inline constexpr int kWeights = 6;
+// Registers: sums 0 and 1, of every other block; activations; weights.
+inline constexpr int kActivations = 2;
+inline constexpr int kWeights = 3;
+inline constexpr int kRegisters = 4;
 
 template <class Type>
 inline void ConfigureTiles(int tokens) {
   TileShapes shapes;
-  for (int i = 0; i < 8; ++i) {
-    const bool activations = i == kActivations || i == kActivations + 1;
-    shapes.row_bytes[i] = activations ? Type::kRowBytes : 64;
-    shapes.rows[i] = static_cast<uint8_t>(i < kWeights ? tokens : Type::kTileRows);
+  for (int i = 0; i < kRegisters; ++i) {
+    shapes.row_bytes[i] = i == kActivations ? Type::kRowBytes : 64;
+    shapes.rows[i] = static_cast<uint8_t>(i == kWeights ? Type::kTileRows : tokens);
   }
   asm volatile("" : : "m"(shapes));  // GCC 12 thinks that 8 bytes are read
   _tile_loadconfig(&shapes);
@@ -81,13 +80,13 @@ inline void StoreTile(void* to) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(int64_t{64}), "i"(kTile) : "memory");
 }
 // Of signed weights, or of weights without a sign.
-template <int kSum, int kA, int kB, bool kSigned>
+template <int kSum, bool kSigned>
 inline void MultiplyTiles() {
   asm volatile("tilezero %%tmm%c0" : : "i"(kSum));
   if constexpr (kSigned) {
-    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kActivations), "i"(kWeights));
   } else {
-    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kA), "i"(kB));
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kActivations), "i"(kWeights));
   }
 }
 
@@ -258,242 +257,182 @@ struct Q6_KTiles {
 template <class Type>
 inline constexpr int64_t kBlockCols = kSlabCols / Type::kBlocks;
 
+// Slabs whose tiles of weights are kept for further tokens, and those whose activations stay in the second-level cache
+// while groups pass.
+inline constexpr int kSlabsKept = 2;
+inline constexpr int kSlabsOfSpan = 4;
+
+// Weights of one group: packed, and the tiles last made.
 template <class Type>
-struct SlabTiles {
-  alignas(64) int8_t weights[Type::kBlocks * Type::kTileRows][64];
-  typename Type::Scales scales;
-};
-
-// Slabs that are computed at once.
-inline constexpr int kStretch = 8;
-
-// A stretch of the weights of one group, with the group's totals.
-template <class Type>
-struct StretchOfGroup {
-  const std::byte* weights;
-  const std::byte* next;        // what will be wanted soon, as many bytes
-  SlabTiles<Type>* tiles;       // [kStretch]
-  float (*totals)[kGroupRows];  // [tokens of the panel]
-
-  inline void LoadScales(int blocks) const {
-    for (int slab = 0; slab * Type::kBlocks < blocks; ++slab) {
-      const int left = blocks - slab * Type::kBlocks;
-      Type::LoadScales(weights + slab * Type::kSlabBytes, left < Type::kBlocks ? left : Type::kBlocks,
-                       tiles[slab].scales);
-    }
-  }
-  inline void Make(int block) const {
-    const int slab = block / Type::kBlocks;
-    Type::Make(weights + slab * Type::kSlabBytes, block % Type::kBlocks, Tile(block));
-    constexpr int64_t kBytes = Type::kSlabBytes / Type::kBlocks * Type::kMakes;
-    for (int64_t line = 0; line < kBytes; line += 64) {
-      __builtin_prefetch(next + block / Type::kMakes * kBytes + line, 0, 2);
-    }
-  }
-  inline int8_t (*Tile(int block) const)[64] {
-    return tiles[block / Type::kBlocks].weights + block % Type::kBlocks * Type::kTileRows;
-  }
-  inline const typename Type::Scales& Scales(int block) const { return tiles[block / Type::kBlocks].scales; }
-};
-
-// A stretch of kGroups groups times kTiles tiles of tokens.
-template <class Type, int kTokens, int kTiles, int kGroups>
-class StretchProduct {
+class GroupTiles {
  public:
-  using Groups = StretchOfGroup<Type>[kPair];
-
-  // `first`: of the tokens, whose tiles lie `stride` bytes apart; `from`: the first of the blocks. Adds to the totals.
-  // make: the tiles of weights too, a little ahead of their use, so that all parts of the processor have work.
-  static inline void Run(const TokenTile<Type>& tile, int64_t stride, const Groups& groups, int64_t from, int64_t first,
-                         int blocks, bool make) {
-    constexpr int kAhead = 4;
-    StretchProduct p;
-    for (int i = 0; i < kTiles; ++i) {
-      p.tiles_[i] = {{tile.data + i * stride, tile.blocks}, from};
-    }
-    if (make) {
-      for (int g = 0; g < kGroups; ++g) {
-        groups[g].LoadScales(blocks);
-      }
-      for (int block = 0; block < kAhead; ++block) {
-        Make(groups, block, blocks);
-      }
-    }
-    Sums sums;  // of registers, if they are few: so no member
-    for (int i = 0; i < kProducts; ++i) {
-      p.totals_[i] = groups[i % kGroups].totals + first + i / kGroups * kTokens;
-      for (int t = 0; t < kTokens; ++t) {
-        sums[i][t] = Type::kPart ? Zero() : Load(p.totals_[i][t]);
-      }
-    }
-#pragma GCC unroll 1
-    for (int block = 0; block < blocks; ++block) {
-      p.LoadWeights(groups, block);
-      if (make) {
-        Make(groups, block + kAhead, blocks);
-      }
-      p.template Multiply<0>(groups, block, sums);
-      if constexpr (Type::kPart) {
-        if (block > 0 && block % Type::kBlocks == 0) {
-          p.JoinParts(groups, block - 1, sums);
-        }
-      }
-    }
-    p.template AddFrom<0>(groups, blocks - 1, sums);
-    if constexpr (Type::kPart) {
-      p.JoinParts(groups, blocks - 1, sums);
+  // kept: slabs whose tiles are kept, at most kSlabsKept; the fewer, the more of the first-level cache is left.
+  // What lies `ahead` bytes behind weights is wanted soon after them.
+  void Begin(const std::byte* weights, int64_t blocks, int kept, int64_t ahead) {
+    weights_ = weights;
+    blocks_ = blocks;
+    last_ = kept * Type::kBlocks - 1;
+    ahead_ = ahead;
+  }
+  // Makes the tiles from a block on, if it is one that Type::Make begins with, and scales with the first of a slab.
+  inline void Make(int64_t block) {
+    if (block % Type::kMakes != 0) {
       return;
     }
-    for (int i = 0; i < kProducts; ++i) {
+    const std::byte* slab = weights_ + block / Type::kBlocks * Type::kSlabBytes;
+    const auto in_slab = static_cast<int>(block % Type::kBlocks);
+    if (in_slab == 0) {
+      const int64_t left = blocks_ - block;
+      Type::LoadScales(slab, left < Type::kBlocks ? static_cast<int>(left) : Type::kBlocks,
+                       scales_[block / Type::kBlocks % kSlabsKept]);
+    }
+    Type::Make(slab, in_slab, tiles_[block & last_]);
+    constexpr int64_t kBytes = Type::kSlabBytes / Type::kBlocks * Type::kMakes;
+    const std::byte* next = slab + ahead_ + in_slab / Type::kMakes * kBytes;
+    for (int64_t line = 0; line < kBytes; line += 64) {
+      __builtin_prefetch(next + line, 0, 2);
+    }
+  }
+  inline const void* Tile(int64_t block) const { return tiles_[block & last_]; }
+  inline const typename Type::Scales& Scales(int64_t block) const {
+    return scales_[block / Type::kBlocks % kSlabsKept];
+  }
+
+ private:
+  const std::byte* weights_ = nullptr;
+  int64_t blocks_ = 0;
+  int64_t last_ = 0;
+  int64_t ahead_ = 0;
+  alignas(64) int8_t tiles_[kSlabsKept * Type::kBlocks][Type::kTileRows][64];
+  typename Type::Scales scales_[kSlabsKept];
+};
+
+// Some blocks of one group times one tile of tokens.
+template <class Type, int kTokens>
+class TileProduct {
+ public:
+  // Adds those of blocks [begin, end), whole slabs but for the last of a row, to the totals. make: the tiles of weights
+  // too, a little ahead of their use, so that all parts of the processor have work.
+  static inline void Run(const TokenTile<Type>& tile, GroupTiles<Type>& weights, int64_t begin, int64_t end, bool make,
+                         float (*totals)[kGroupRows]) {
+    TileProduct p = {tile, weights, totals};
+    if (make) {
+      for (int64_t block = begin; block < begin + kAhead && block < end; ++block) {
+        weights.Make(block);
+      }
+    }
+    const int64_t make_end = make ? end : 0;
+    Sums sums;
+    for (int t = 0; t < kTokens; ++t) {
+      sums[t] = Type::kPart ? Zero() : Load(totals[t]);
+    }
+    int64_t block = begin;
+#pragma GCC unroll 1
+    for (; block + 2 <= end; block += 2) {
+      p.template Block<0>(block, begin, make_end, sums);
+      p.template Block<1>(block + 1, begin, make_end, sums);
+    }
+    if (block < end) {
+      p.template Block<0>(block, begin, make_end, sums);
+      StoreTile<0>(p.products_[0]);
+    } else {
+      StoreTile<1>(p.products_[1]);
+    }
+    if (end - begin > 1) {
+      p.Add(end - 2, p.products_[(end - 2 - begin) % 2], sums);
+    }
+    p.Add(end - 1, p.products_[(end - 1 - begin) % 2], sums);
+    if constexpr (Type::kPart) {
+      if (end % Type::kBlocks != 0) {
+        p.Join(end - 1, sums);
+      }
+    } else {
       for (int t = 0; t < kTokens; ++t) {
-        Store(p.totals_[i][t], sums[i][t]);
+        Store(totals[t], sums[t]);
       }
     }
   }
 
  private:
-  static constexpr int kProducts = kTiles * kGroups;
-  using Sums = F[kProducts][kTokens];  // parts, or the totals themselves
+  static constexpr int kAhead = 6;
+  using Sums = F[kTokens];  // parts, or the totals themselves
 
-  static inline void Make(const Groups& groups, int block, int blocks) {
-    if (block < blocks && block % Type::kMakes == 0) {
-      for (int g = 0; g < kGroups; ++g) {
-        groups[g].Make(block);
+  TileProduct(const TokenTile<Type>& tile, GroupTiles<Type>& weights, float (*totals)[kGroupRows])
+      : tile_(tile), weights_(weights), totals_(totals) {}
+
+  // A block's product is stored once the next has begun, and added up one later.
+  template <int kSum>
+  inline void Block(int64_t block, int64_t begin, int64_t make_end, Sums& sums) {
+    LoadTile<kActivations>(tile_.q(block), Type::kRowBytes);
+    LoadTile<kWeights>(weights_.Tile(block), 64);
+    MultiplyTiles<kSum, Type::kSigned>();
+    if (block > begin) {
+      StoreTile<1 - kSum>(products_[1 - kSum]);
+    }
+    if (block > begin + 1) {
+      Add(block - 2, products_[kSum], sums);
+    }
+    if (block + kAhead < make_end) {
+      weights_.Make(block + kAhead);
+    }
+  }
+
+  inline void Add(int64_t block, const TileSums& product, Sums& sums) {
+    Type::template Add<kTokens>(product, weights_.Scales(block), static_cast<int>(block % Type::kBlocks),
+                                tile_.d(block), tile_.sum(block), sums);
+    if constexpr (Type::kPart) {
+      if (block % Type::kBlocks == Type::kBlocks - 1) {
+        Join(block, sums);
       }
-    }
-  }
-
-  inline void LoadWeights(const Groups& groups, int block) {
-    LoadTile<kWeights>(groups[0].Tile(block), 64);
-    if constexpr (kGroups == 2) {
-      LoadTile<kWeights + 1>(groups[1].Tile(block), 64);
-    }
-  }
-
-  // Products i and on of a block. Each is stored once the next has begun, and added up at the next block.
-  template <int i>
-  inline void Multiply(const Groups& groups, int block, Sums& sums) {
-    constexpr int kTile = i / kGroups;
-    if constexpr (i % kGroups == 0) {
-      LoadTile<kActivations + kTile>(tiles_[kTile].q(block, 0), Type::kRowBytes);
-    }
-    MultiplyTiles<i, kActivations + kTile, kWeights + i % kGroups, Type::kSigned>();
-    if (block > 0) {
-      Add<i>(groups, block - 1, sums);
-    }
-    if constexpr (kTiles == kPair && Type::kRowBytes == 64) {  // smaller blocks are in time without
-      FetchActivations<i>(block + 1);
-    }
-    if constexpr (i > 0) {
-      StoreTile<i - 1>(products_[block % 2][i - 1]);
-    }
-    if constexpr (i + 1 < kProducts) {
-      Multiply<i + 1>(groups, block, sums);
-    } else {
-      StoreTile<i>(products_[block % 2][i]);
-    }
-  }
-
-  // Product i's share of a block's: of many tokens they lie in the second-level cache.
-  template <int i>
-  inline void FetchActivations(int block) const {
-    constexpr int64_t kShare = TokenTile<Type>::kBlockBytes / kGroups;
-    const int8_t* from = tiles_[i / kGroups].q(block, 0) + i % kGroups * kShare;
-    for (int64_t line = 0; line < kShare; line += 64) {
-      __builtin_prefetch(from + line, 0, 3);
-    }
-  }
-
-  template <int i>
-  inline void Add(const Groups& groups, int block, Sums& sums) {
-    const TokenBlocks<Type>& tile = tiles_[i / kGroups];
-    Type::template Add<kTokens>(products_[block % 2][i], groups[i % kGroups].Scales(block), block % Type::kBlocks,
-                                &tile.d(block, 0), &tile.sum(block, 0), sums[i]);
-  }
-  template <int i>
-  inline void AddFrom(const Groups& groups, int block, Sums& sums) {
-    Add<i>(groups, block, sums);
-    if constexpr (i + 1 < kProducts) {
-      AddFrom<i + 1>(groups, block, sums);
     }
   }
 
   // The parts of the slab of `block` to the totals.
-  inline void JoinParts(const Groups& groups, int block, Sums& sums) {
-    for (int i = 0; i < kProducts; ++i) {
-      const float* d = &tiles_[i / kGroups].d(block, 0);
-      for (int t = 0; t < kTokens; ++t) {
-        float* total = totals_[i][t];
-        Store(total, Type::Join(groups[i % kGroups].Scales(block), sums[i][t], d[t], Load(total)));
-        sums[i][t] = Zero();
-      }
+  inline void Join(int64_t block, Sums& sums) {
+    const float* d = tile_.d(block);
+    for (int t = 0; t < kTokens; ++t) {
+      Store(totals_[t], Type::Join(weights_.Scales(block), sums[t], d[t], Load(totals_[t])));
+      sums[t] = Zero();
     }
   }
 
-  TokenBlocks<Type> tiles_[kTiles];
-  float (*totals_[kProducts])[kGroupRows];
-  alignas(64) TileSums products_[2][kProducts];  // of this block and the last
+  const TokenTile<Type> tile_;
+  GroupTiles<Type>& weights_;
+  float (*const totals_)[kGroupRows];
+  alignas(64) TileSums products_[2];  // of this block and the last
 };
 
 struct TileTotals {
   alignas(64) float of[kMaxGroups][kMaxTokens][kGroupRows];
 };
 
-// All of a panel's tokens, in tiles of kTokens, times `slabs` slabs of kGroups groups from `begin` on. What lies
-// `ahead` bytes behind these weights comes soon.
-template <class Type, int kTokens, int kGroups>
-void TileStretch(const PanelArgs& a, int64_t begin, int64_t slab, int64_t slabs, int64_t ahead, SlabTiles<Type>* tiles,
-                 TileTotals& totals) {
-  const int64_t all_blocks = a.cols / kBlockCols<Type>;
-  const int64_t group_bytes = Type::kSlabBytes * all_blocks / Type::kBlocks;
-  const int64_t from = slab * Type::kBlocks;
-  const int64_t left = all_blocks - from;
-  const auto blocks = static_cast<int>(left < slabs * Type::kBlocks ? left : slabs * Type::kBlocks);
-  StretchOfGroup<Type> groups[kPair] = {};
-  for (int g = 0; g < kGroups; ++g) {
-    const std::byte* weights = a.group + (begin + g) * group_bytes + slab * Type::kSlabBytes;
-    groups[g] = {weights, weights + ahead, tiles + g * kStretch, totals.of[begin + g]};
-  }
-  const auto tile = [&](int64_t token) {
-    return TokenTile<Type>{const_cast<std::byte*>(a.quant.data) + token / kTileTokens * a.quant.stride, all_blocks};
-  };
-  int64_t first = 0;
-  if constexpr (kTokens == kTileTokens) {
-    for (; first + kTokens < a.tokens; first += kPair * kTokens) {
-      StretchProduct<Type, kTokens, kPair, kGroups>::Run(tile(first), a.quant.stride, groups, from, first, blocks,
-                                                         first == 0);
-    }
-  }
-  if (first < a.tokens) {
-    StretchProduct<Type, kTokens, 1, kGroups>::Run(tile(first), a.quant.stride, groups, from, first, blocks,
-                                                   first == 0);
-  }
-}
-
 template <class Type, int kTokens>
 void TilesOf(const PanelArgs& a) {
-  SlabTiles<Type> tiles[kPair * kStretch];
   TileTotals totals;
   for (int64_t group = 0; group < a.groups; ++group) {
     __builtin_memset(totals.of[group], 0,
                      static_cast<size_t>(a.tokens + kTokens - 1) / kTokens * kTokens * sizeof totals.of[0][0]);
   }
   ConfigureTiles<Type>(kTokens);
-  const int64_t slabs = (a.cols + kSlabCols - 1) / kSlabCols;
-  // Of few tokens memory sets the pace, and likes one group after another.
+  const int64_t blocks = a.cols / kBlockCols<Type>;
+  const int64_t group_bytes = Type::kSlabBytes / Type::kBlocks * blocks;
+  // Tokens of one tile need no tile of weights twice, and all their activations stay in a cache.
   const bool few = a.tokens <= kTokens;
-  const int64_t together = few ? 1 : a.groups;
-  const int64_t stretch = few ? 1 : kStretch;
-  const int64_t ahead = few ? 2 * Type::kSlabBytes : kPair * a.cols / kSlabCols * Type::kSlabBytes;
-  for (int64_t first = 0; first < a.groups; first += together) {
-    const int64_t end = first + together;
-    for (int64_t slab = 0; slab < slabs; slab += stretch) {
-      int64_t group = first;
-      for (; group + kPair <= end; group += kPair) {
-        TileStretch<Type, kTokens, kPair>(a, group, slab, stretch, ahead, tiles, totals);
-      }
-      if (group < end) {
-        TileStretch<Type, kTokens, 1>(a, group, slab, stretch, ahead, tiles, totals);
+  const int64_t stretch = few ? blocks : kSlabsKept * Type::kBlocks;
+  const int64_t span = few ? blocks : kSlabsOfSpan * Type::kBlocks;
+  GroupTiles<Type> weights;
+  for (int64_t from = 0; from < blocks; from += span) {
+    const int64_t to = from + span < blocks ? from + span : blocks;
+    for (int64_t group = 0; group < a.groups; ++group) {
+      weights.Begin(a.group + group * group_bytes, blocks, few ? 1 : kSlabsKept,
+                    few ? 2 * Type::kSlabBytes : group_bytes);
+      for (int64_t begin = from; begin < to; begin += stretch) {
+        const int64_t end = begin + stretch < to ? begin + stretch : to;
+        for (int64_t first = 0; first < a.tokens; first += kTokens) {
+          const TokenTile<Type> tile = {const_cast<std::byte*>(a.quant.data) + first / kTileTokens * a.quant.stride,
+                                        blocks};
+          TileProduct<Type, kTokens>::Run(tile, weights, begin, end, first == 0, totals.of[group] + first);
+        }
       }
     }
   }
@@ -515,7 +454,9 @@ void TilesOf(const PanelArgs& a) {
 
 template <class Type>
 void TilePanel(const PanelArgs& a) {
-  if (a.tokens <= kTileTokens / 2) {
+  if (a.tokens <= kTileTokens / 4) {
+    TilesOf<Type, kTileTokens / 4>(a);
+  } else if (a.tokens <= kTileTokens / 2) {
     TilesOf<Type, kTileTokens / 2>(a);
   } else {
     TilesOf<Type, kTileTokens>(a);

@@ -70,6 +70,9 @@ TEST_P(BatchInvarianceTest, ProductsOfManyRowsBeginLikeThoseOfFew) {
   // More columns than are computed, or packed, at once.
   ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_0, 37, 2336);
   ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ4_K, 37, 2304);
+  // Several stretches of slabs, the last one short.
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ6_K, 20, 1280);
+  ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ8_0, 20, 1184);
 }
 
 TEST_P(BatchInvarianceTest, GatedProductsOfManyRowsBeginLikeThoseOfFew) {
@@ -90,6 +93,7 @@ TEST_P(AttentionInvarianceTest, ARowIsTheSameAloneAndAmongOthers) {
                            .max_blocks_per_slot = 20,
                            .type = DType::kBF16});
   std::vector<BlockTableUpdate> table;
+  table.reserve(20);
   for (int32_t i = 0; i < 20; ++i) {
     table.push_back({0, i, (7 * i) % 20});
   }
