@@ -35,12 +35,12 @@ struct Shape {
   Activations activations;
 };
 
-// Any bytes are weights; those of a scale are kept small, so that no product is NaN, which might be slower or faster.
+// Any bytes are weights; these are numbers of an ordinary size in every format: NaN or a denormal would take another time.
 std::vector<std::byte> RandomRows(DType type, int64_t rows, int64_t cols) {
   std::vector<std::byte> bytes(static_cast<size_t>(rows * RowBytes(type, cols)));
   std::mt19937 random(1);
   for (std::byte& b : bytes) {
-    b = static_cast<std::byte>(random() & 0x3FU);
+    b = static_cast<std::byte>((random() & 0x1FU) | 0x20U);
   }
   return bytes;
 }
@@ -113,6 +113,7 @@ int main(int argc, char** argv) {
     for (const int64_t tokens : {4, 8, 16}) {
       Register({DType::kQ6_K, 65536, 1536, tokens, threads, Activations::kDefault});
       Register({DType::kQ4_0, 12288, 1536, tokens, threads, Activations::kDefault});
+      Register({DType::kBF16, 8960, 1536, tokens, threads, Activations::kDefault});
     }
   }
   benchmark::Initialize(&argc, argv);

@@ -74,10 +74,13 @@ struct Columns {
   static constexpr int kRun = Type::kRun;
 
   template <int kTokens>
-  static inline void All(const std::byte* group, int64_t cols, const float* const (&in)[kTokens],
+  static inline void All(const std::byte* group, int64_t cols, bool fetch, const float* const (&in)[kTokens],
                          Sums<kTokens>& total) {
     int64_t col = 0;
     while (col < cols) {
+      if (fetch) {
+        FetchAhead(group + col * Type::kBytes, kRun * Type::kBytes);
+      }
       const int64_t end = col + kRun < cols ? col + kRun : cols;
       Sums<kTokens> part;
       Clear<kTokens>(part);
@@ -119,8 +122,12 @@ struct Q4_0F32 {
     Byte<3, kTokens>(numbers, in, col, part);
   }
   template <int kTokens>
-  static inline void All(const std::byte* p, int64_t cols, const float* const (&in)[kTokens], Sums<kTokens>& total) {
+  static inline void All(const std::byte* p, int64_t cols, bool fetch, const float* const (&in)[kTokens],
+                         Sums<kTokens>& total) {
     for (int64_t col = 0; col < cols; col += 32, p += Q4_0::kGroupBytes) {
+      if (fetch) {
+        FetchAhead(p, Q4_0::kGroupBytes);
+      }
       Sums<kTokens> part;
       Clear<kTokens>(part);
       for (int c = 0; c < 4; ++c) {
@@ -152,8 +159,12 @@ struct Q8_0F32 {
     Column<kTokens>(w, in, col + kByte, part);
   }
   template <int kTokens>
-  static inline void All(const std::byte* p, int64_t cols, const float* const (&in)[kTokens], Sums<kTokens>& total) {
+  static inline void All(const std::byte* p, int64_t cols, bool fetch, const float* const (&in)[kTokens],
+                         Sums<kTokens>& total) {
     for (int64_t col = 0; col < cols; col += 32, p += Q8_0Int8::kGroupBytes) {
+      if (fetch) {
+        FetchAhead(p, Q8_0Int8::kGroupBytes);
+      }
       Sums<kTokens> part;
       Clear<kTokens>(part);
       for (int c = 0; c < 8; ++c) {
@@ -223,8 +234,12 @@ struct Q6_KF32 {
     }
   }
   template <int kTokens>
-  static inline void All(const std::byte* p, int64_t cols, const float* const (&in)[kTokens], Sums<kTokens>& total) {
+  static inline void All(const std::byte* p, int64_t cols, bool fetch, const float* const (&in)[kTokens],
+                         Sums<kTokens>& total) {
     for (int64_t col = 0; col < cols; col += 256, p += Q6_KInt8::kGroupBytes) {
+      if (fetch) {
+        FetchAhead(p, Q6_KInt8::kGroupBytes);
+      }
       const std::byte* scales = p + 2 * kGroupRows;
       const std::byte* runs = scales + 16 * kGroupRows;
       Sums<kTokens> block;
@@ -251,25 +266,33 @@ void F32Tokens(const PanelArgs& a, int64_t first) {
   for (int t = 0; t < kTokens; ++t) {
     in[t] = a.in + (first + t) * a.in_stride;
   }
-  Weights::template All<kTokens>(a.group, a.cols, in, total);
+  Weights::template All<kTokens>(a.group, a.cols, first + kTokens == a.tokens, in, total);
   for (int t = 0; t < kTokens; ++t) {
     StoreResult(a, first + t, total[t]);
   }
 }
 
+// From token t on, kTokens at a time; returns the first that is left.
+template <class Weights, int kTokens>
+int64_t F32Chunks(const PanelArgs& a, int64_t t) {
+  for (; t + kTokens <= a.tokens; t += kTokens) {
+    F32Tokens<Weights, kTokens>(a, t);
+  }
+  return t;
+}
+
 template <class Weights>
 void F32Panel(const PanelArgs& a) {
   constexpr int kMax = 12 / kParts;
-  int64_t t = 0;
-  for (; t + kMax <= a.tokens; t += kMax) {
-    F32Tokens<Weights, kMax>(a, t);
+  int64_t t = F32Chunks<Weights, kMax>(a, 0);
+  if constexpr (kMax > 8) {
+    t = F32Chunks<Weights, 8>(a, t);
   }
-  for (; t + 3 <= a.tokens; t += 3) {
-    F32Tokens<Weights, 3>(a, t);
+  if constexpr (kMax > 4) {
+    t = F32Chunks<Weights, 4>(a, t);
   }
-  for (; t < a.tokens; ++t) {
-    F32Tokens<Weights, 1>(a, t);
-  }
+  t = F32Chunks<Weights, 2>(a, t);
+  F32Chunks<Weights, 1>(a, t);
 }
 
 }  // namespace

@@ -109,8 +109,12 @@ struct MinimaF32 {
   }
 
   template <int kTokens>
-  static inline void All(const std::byte* p, int64_t cols, const float* const (&in)[kTokens], Sums<kTokens>& total) {
+  static inline void All(const std::byte* p, int64_t cols, bool fetch, const float* const (&in)[kTokens],
+                         Sums<kTokens>& total) {
     for (int64_t col = 0; col < cols; col += 256, p += Type::kGroupBytes) {
+      if (fetch) {
+        FetchAhead(p, Type::kGroupBytes);
+      }
       Minima minima;
       LoadMinima(p, minima);
 #pragma GCC unroll 1
