@@ -261,17 +261,22 @@ inline constexpr int64_t kBlockCols = kSlabCols / Type::kBlocks;
 // while groups pass.
 inline constexpr int kSlabsKept = 2;
 inline constexpr int kSlabsOfSpan = 4;
+// Blocks whose tiles are made ahead of their use, and those that are kept where there are no further tokens.
+inline constexpr int kAhead = 3;
+template <class Type>
+inline constexpr int kFewKept = Type::kBlocks / 2;
 
 // Weights of one group: packed, and the tiles last made.
 template <class Type>
 class GroupTiles {
  public:
-  // kept: slabs whose tiles are kept, at most kSlabsKept; the fewer, the more of the first-level cache is left.
+  static_assert(kFewKept<Type> >= kAhead + Type::kMakes);
+  // kept: tiles that are, a power of two; the fewer, the more of the first-level cache is left for activations.
   // What lies `ahead` bytes behind weights is wanted soon after them.
   void Begin(const std::byte* weights, int64_t blocks, int kept, int64_t ahead) {
     weights_ = weights;
     blocks_ = blocks;
-    last_ = kept * Type::kBlocks - 1;
+    last_ = kept - 1;
     ahead_ = ahead;
   }
   // Makes the tiles from a block on, if it is one that Type::Make begins with, and scales with the first of a slab.
@@ -354,7 +359,6 @@ class TileProduct {
   }
 
  private:
-  static constexpr int kAhead = 6;
   using Sums = F[kTokens];  // parts, or the totals themselves
 
   TileProduct(const TokenTile<Type>& tile, GroupTiles<Type>& weights, float (*totals)[kGroupRows])
@@ -365,15 +369,15 @@ class TileProduct {
   inline void Block(int64_t block, int64_t begin, int64_t make_end, Sums& sums) {
     LoadTile<kActivations>(tile_.q(block), Type::kRowBytes);
     LoadTile<kWeights>(weights_.Tile(block), 64);
+    if (block + kAhead < make_end) {  // while the loads are under way
+      weights_.Make(block + kAhead);
+    }
     MultiplyTiles<kSum, Type::kSigned>();
     if (block > begin) {
       StoreTile<1 - kSum>(products_[1 - kSum]);
     }
     if (block > begin + 1) {
       Add(block - 2, products_[kSum], sums);
-    }
-    if (block + kAhead < make_end) {
-      weights_.Make(block + kAhead);
     }
   }
 
@@ -424,7 +428,7 @@ void TilesOf(const PanelArgs& a) {
   for (int64_t from = 0; from < blocks; from += span) {
     const int64_t to = from + span < blocks ? from + span : blocks;
     for (int64_t group = 0; group < a.groups; ++group) {
-      weights.Begin(a.group + group * group_bytes, blocks, few ? 1 : kSlabsKept,
+      weights.Begin(a.group + group * group_bytes, blocks, few ? kFewKept<Type> : kSlabsKept * Type::kBlocks,
                     few ? 2 * Type::kSlabBytes : group_bytes);
       for (int64_t begin = from; begin < to; begin += stretch) {
         const int64_t end = begin + stretch < to ? begin + stretch : to;
