@@ -178,29 +178,32 @@ def closed_loop(server, prompts, tokens, clients):
     return _all(answers, prompts)
 
 
-def open_loop(server, prompts, tokens, rate, seed):
-    """Requests come as a Poisson process of `rate` a second, however long answers take."""
+def open_loop(server, prompts, tokens, rate, seed, enough=lambda answers: False):
+    """Requests come as a Poisson process of `rate` a second, however long answers take. Once the answers so far are `enough`, those
+    that are not due yet are not sent."""
     rng = random.Random(seed)
     answers = []
-    start = time.perf_counter() + 0.05
-    due = start
+    ended = threading.Event()
+    due = time.perf_counter() + 0.05
+
+    def client(prompt, due):
+        if not ended.wait(max(0.0, due - time.perf_counter())):
+            answers.append(server.ask(prompt, tokens, due))
+            if enough(list(answers)):
+                ended.set()
+
     threads = []
     for prompt in prompts:
-        threads.append(threading.Thread(target=_ask_at, args=(server, prompt, tokens, due, answers)))
+        threads.append(threading.Thread(target=client, args=(prompt, due)))
         due += rng.expovariate(rate)
     _run(threads)
-    return _all(answers, prompts)
+    return answers if ended.is_set() else _all(answers, prompts)
 
 
 def _all(answers, prompts):
     if len(answers) != len(prompts):  # a client ended by an error of its own, told on stderr
         raise Failure(f"{len(prompts)} requests had {len(answers)} answers")
     return answers
-
-
-def _ask_at(server, prompt, tokens, due, answers):
-    time.sleep(max(0.0, due - time.perf_counter()))
-    answers.append(server.ask(prompt, tokens, due))
 
 
 def _run(threads):

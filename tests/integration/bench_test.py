@@ -77,6 +77,23 @@ class Arithmetic(unittest.TestCase):
         with self.assertRaisesRegex(local_cluster.Failure, "an answer had no tokens"):
             load.together_rate([load.Answer(0.0, "OK")])
 
+    def test_an_open_loop_ends_early_once_it_has_seen_enough(self):
+        server = types.SimpleNamespace(ask=lambda prompt, tokens, due: answer(due, [(due + 1.0, 1)]))
+        answers = load.open_loop(server, [[1]] * 1000, 4, 1000, 1, enough=lambda answers: len(answers) >= 2)
+        self.assertTrue(2 <= len(answers) < 1000, len(answers))
+
+    def test_a_trial_fails_by_the_first_answer_past_what_a_percentile_allows(self):
+        def fails(requests, ttfts, tpot=0.1, status="OK"):
+            setting = types.SimpleNamespace(sizes=peer_rows.Sizes(open_requests=requests), ttft_limit=2.0, tpot_limit=0.5)
+            answers = [answer(0.0, [(ttft, 1), (ttft + 10 * tpot, 10)], status) for ttft in ttfts]
+            return peer_rows.OpenLoop(setting).fails(answers)
+        self.assertFalse(fails(40, [1.0] * 40))
+        self.assertTrue(fails(40, [1.0, 2.1]))
+        self.assertTrue(fails(40, [1.0], tpot=0.6))
+        self.assertTrue(fails(40, [1.0], status="HTTP 503"))
+        self.assertFalse(fails(200, [1.0, 3.0, 3.0]))  # the 198th of 200 is within
+        self.assertTrue(fails(200, [3.0, 3.0, 3.0]))
+
     def test_search_finds_the_highest_rate_that_holds(self):
         for limit in (0.3, 1.0, 2.9, 40.0):
             for start in (0.5, 1.0, 8.0):
