@@ -35,7 +35,8 @@ struct Shape {
   Activations activations;
 };
 
-// Any bytes are weights; these are numbers of an ordinary size in every format: NaN or a denormal would take another time.
+// Any bytes are weights; these are numbers of an ordinary size in every format: NaN or a denormal would take another
+// time.
 std::vector<std::byte> RandomRows(DType type, int64_t rows, int64_t cols) {
   std::vector<std::byte> bytes(static_cast<size_t>(rows * RowBytes(type, cols)));
   std::mt19937 random(1);
