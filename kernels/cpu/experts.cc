@@ -114,6 +114,7 @@ QuantRows CpuBackend::PackExperts(const CpuMatrix& m, const Input& rows, std::sp
       kernels_.tiles_int8[static_cast<int>(m.type)].pack(
           {.records = {rows.quant.data + (tile.first + first) * rows.quant.stride, rows.quant.stride},
            .tokens = std::min(kTileTokens, tile.tokens - first),
+           .panel_tokens = tile.tokens,
            .first_col = 0,
            .cols = m.cols,
            .all_cols = m.cols,

@@ -88,8 +88,9 @@ constexpr int64_t TokenTileBytes(int64_t cols) {
   return kTileTokens * QuantRowBytes(cols);
 }
 struct PackArgs {
-  QuantRows records;   // of columns [first_col, first_col + cols) alone, whole slabs but for the last of a row
-  int64_t tokens = 0;  // at most kTileTokens; the rest of the tile is cleared
+  QuantRows records;         // of columns [first_col, first_col + cols) alone, whole slabs but for the last of a row
+  int64_t tokens = 0;        // at most kTileTokens; the rest of the tile is cleared
+  int64_t panel_tokens = 0;  // of the panel that the tile is for: few make it smaller
   int64_t first_col = 0;
   int64_t cols = 0;
   int64_t all_cols = 0;

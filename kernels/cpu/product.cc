@@ -59,6 +59,7 @@ CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const float* in, int64
     const int64_t first = i / pieces * kTileTokens;
     PackArgs pack = {.records = {},
                      .tokens = std::min(kTileTokens, rows - first),
+                     .panel_tokens = std::min(kMaxTokens, rows - first / kMaxTokens * kMaxTokens),
                      .first_col = i % pieces * kPackCols,
                      .all_cols = m.cols,
                      .tile = data + i / pieces * tile_bytes};

@@ -10,37 +10,48 @@
 namespace alphecca::kernels::cpu {
 namespace {
 
-// A tile of tokens: for each block of Type, in the order of its products, [16 tokens][kRowBytes of activations]; of
-// types with minima, for each [16] sums; then for each kBlocksOfScale blocks [16] d. Tokens that there are not are
-// zeros.
-template <class Type>
+// Blocks that one product takes, each token having a row of the tile for each, which is zeros but for that block:
+// where few tokens leave rows of the tile, and short blocks columns, it gives the sums of several at once.
+template <class Type, int kTokens>
+inline constexpr int kTogether = Type::kMostTogether < kTileTokens / kTokens ? Type::kMostTogether
+                                                                             : static_cast<int>(kTileTokens) / kTokens;
+
+// A tile of tokens: for each product, in their order, [kTogether][kTokens][kTogether * kRowBytes of activations]; of
+// types with minima, for each block [kTokens] sums; then for each kBlocksOfScale blocks [kTokens] d. Tokens that there
+// are not are zeros. Without gaps where there are few: a gap after each block would leave sets of the first-level cache
+// unused.
+template <class Type, int kTokens>
 struct TokenTile {
-  static constexpr int64_t kBlockBytes = kTileTokens * Type::kRowBytes;
+  static constexpr int kBlocks = kTogether<Type, kTokens>;
+  static constexpr int64_t kStride = kBlocks * Type::kRowBytes;
+  static constexpr int64_t kBlockBytes = kTokens * kStride;
   std::byte* data;
   int64_t blocks;
   int8_t* q(int64_t block) const { return reinterpret_cast<int8_t*>(data + block * kBlockBytes); }
-  float* sum(int64_t block) const {
-    return reinterpret_cast<float*>(data + blocks * kBlockBytes) + block * kTileTokens;
-  }
+  float* sum(int64_t block) const { return reinterpret_cast<float*>(data + blocks * kBlockBytes) + block * kTokens; }
   float* d(int64_t block) const { return sum((Type::kSums ? blocks : 0) + block / Type::kBlocksOfScale); }
 };
 
 // Those blocks of a tile from `first` on.
-template <class Type>
+template <class Type, int kTokens>
 struct TokenBlocks {
-  TokenTile<Type> tile;
+  using Tile = TokenTile<Type, kTokens>;
+  Tile tile;
   int64_t first;
-  int8_t* q(int64_t block, int64_t token) const { return tile.q(first + block) + token * Type::kRowBytes; }
+  int8_t* q(int64_t block, int64_t token) const {
+    const int64_t of_product = (first + block) % Tile::kBlocks;
+    return tile.q(first + block) + token * Tile::kStride + of_product * Type::kRowBytes;
+  }
   float& d(int64_t block, int64_t token) const { return tile.d(first + block)[token]; }
   float& sum(int64_t block, int64_t token) const { return tile.sum(first + block)[token]; }
   void Clear(int64_t begin, int64_t end) const {
     for (int64_t block = begin; block < end; ++block) {
-      __builtin_memset(q(block, 0), 0, TokenTile<Type>::kBlockBytes);
+      __builtin_memset(tile.q(first + block), 0, Tile::kBlockBytes);
       if (block % Type::kBlocksOfScale == 0) {
-        __builtin_memset(&d(block, 0), 0, kTileTokens * sizeof(float));
+        __builtin_memset(&d(block, 0), 0, kTokens * sizeof(float));
       }
       if constexpr (Type::kSums) {
-        __builtin_memset(&sum(block, 0), 0, kTileTokens * sizeof(float));
+        __builtin_memset(&sum(block, 0), 0, kTokens * sizeof(float));
       }
     }
   }
@@ -59,12 +70,13 @@ inline constexpr int kActivations = 2;
 inline constexpr int kWeights = 3;
 inline constexpr int kRegisters = 4;
 
-template <class Type>
-inline void ConfigureTiles(int tokens) {
+template <class Type, int kTokens>
+inline void ConfigureTiles() {
+  constexpr int kBlocks = kTogether<Type, kTokens>;
   TileShapes shapes;
   for (int i = 0; i < kRegisters; ++i) {
-    shapes.row_bytes[i] = i == kActivations ? Type::kRowBytes : 64;
-    shapes.rows[i] = static_cast<uint8_t>(i == kWeights ? Type::kTileRows : tokens);
+    shapes.row_bytes[i] = i == kActivations ? kBlocks * Type::kRowBytes : 64;
+    shapes.rows[i] = static_cast<uint8_t>(kBlocks * (i == kWeights ? Type::kTileRows : kTokens));
   }
   asm volatile("" : : "m"(shapes));  // GCC 12 thinks that 8 bytes are read
   _tile_loadconfig(&shapes);
@@ -90,13 +102,14 @@ inline void MultiplyTiles() {
   }
 }
 
-using TileSums = int32_t[kTileTokens][kGroupRows];
+using TileRow = int32_t[kGroupRows];
+using TileSums = TileRow[kTileTokens];
 
 // ---- Types ----------------------------------------------------------------------------------------------------------
 // kBlocks: of a slab, whose sums are scaled apart. kTileRows: of a block's tile of weights; kRowBytes: of a token in
-// its tile of activations, as many columns. kBlocksOfScale: blocks for which activations have one d. kMakes: tiles of
-// weights that Make makes at once. kSigned: weights. kPart: a slab's sums gather in a part of their own, which Join
-// adds to the total. kSums: sums of activations are wanted.
+// its tile of activations, as many columns. kMostTogether: blocks that one product may take. kBlocksOfScale: blocks for
+// which activations have one d. kMakes: tiles of weights that Make makes at once. kSigned: weights. kPart: a slab's
+// sums gather in a part of their own, which Join adds to the total. kSums: sums of activations are wanted.
 
 // Bits of each byte: bit i of the result is bit i of kFlip, inverted for each bit of x that row i of the matrix has;
 // row 0 is the highest byte of `matrix`.
@@ -132,6 +145,7 @@ struct SlicedTiles {
   static constexpr int kBlocks = kSlabBlocks;
   static constexpr int kTileRows = 16;
   static constexpr int kRowBytes = 64;
+  static constexpr int kMostTogether = 1;
   static constexpr int kBlocksOfScale = kBlocks;
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = Type::kOffset != 0;
@@ -140,8 +154,9 @@ struct SlicedTiles {
   using Scales = SlabScales;
   static inline void LoadScales(const std::byte* slab, int blocks, Scales& to) { Type::LoadScales(slab, blocks, to); }
   static inline void Make(const std::byte* slab, int block, int8_t (*to)[64]) { MakeTile(Type(), slab, block, to); }
+  template <int kTokens>
   static inline void CopyToken(const std::byte* record, int64_t cols, int64_t block, int64_t token,
-                               const TokenBlocks<SlicedTiles>& to) {
+                               const TokenBlocks<SlicedTiles, kTokens>& to) {
     const SlicedRow row = SlicedRecordAt(record, cols);
     __builtin_memcpy(to.q(block, token), row.q + block * kRowBytes, kRowBytes);
     if (block % kBlocks == 0) {
@@ -152,7 +167,7 @@ struct SlicedTiles {
     }
   }
   template <int kTokens>
-  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* /*d*/, const float* sum_of,
+  static inline void Add(const TileRow* sums, const Scales& scales, int block, const float* /*d*/, const float* sum_of,
                          F (&part)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) {
       const I sum = LoadBytes(reinterpret_cast<const std::byte*>(sums[t]));
@@ -167,6 +182,7 @@ struct Q8_0Tiles {
   static constexpr int kBlocks = kSlabBlocks;
   static constexpr int kTileRows = 8;
   static constexpr int kRowBytes = 32;
+  static constexpr int kMostTogether = 1;
   static constexpr int kBlocksOfScale = 1;
   static constexpr int kMakes = 1;
   static constexpr bool kSigned = true;
@@ -184,14 +200,15 @@ struct Q8_0Tiles {
       StoreBytes(to[c], LoadBytes(runs + c * kRunBytes));
     }
   }
+  template <int kTokens>
   static inline void CopyToken(const std::byte* record, int64_t cols, int64_t block, int64_t token,
-                               const TokenBlocks<Q8_0Tiles>& to) {
+                               const TokenBlocks<Q8_0Tiles, kTokens>& to) {
     const QuantRow row = RecordAt(record, cols);
     __builtin_memcpy(to.q(block, token), row.q + block * kRowBytes, kRowBytes);
     to.d(block, token) = row.d[block];
   }
   template <int kTokens>
-  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* d,
+  static inline void Add(const TileRow* sums, const Scales& scales, int block, const float* d,
                          [[maybe_unused]] const float* sum_of, F (&total)[kTokens]) {
     const F scale = scales[block];
     for (int t = 0; t < kTokens; ++t) {
@@ -207,6 +224,7 @@ struct Q6_KTiles {
   static constexpr int kBlocks = 16;
   static constexpr int kTileRows = 4;
   static constexpr int kRowBytes = 16;
+  static constexpr int kMostTogether = 4;
   static constexpr int kBlocksOfScale = 1;
   static constexpr int kMakes = 4;
   static constexpr bool kSigned = true;
@@ -223,17 +241,24 @@ struct Q6_KTiles {
     }
   }
   static inline void Make(const std::byte* slab, int block, int8_t (*to)[64]) {
-    const std::byte* runs = slab + 18 * kGroupRows + block * 3 * Q6_KInt8::kRun;
-    for (int c = 0; c < kTileRows; ++c) {
-      I numbers[4];
-      Q6_KInt8::Numbers(runs + c * 3 * Q6_KInt8::kRun, numbers);
-      for (int segment = 0; segment < 4; ++segment) {
-        StoreBytes(to[segment * kTileRows + c], SubBytes(numbers[segment], 32));
-      }
+    // Q6_KInt8::Numbers less 32: the highest of the 6 bits, inverted, is the sign.
+    constexpr uint64_t kLow = 0x0102040800000000;
+    constexpr uint64_t kHigh = 0x1020408000000000;
+    constexpr uint64_t kMore = 0x0000000001020202;
+    const std::byte* p = slab + 18 * kGroupRows + block * 3 * Q6_KInt8::kRun;
+    for (int c = 0; c < kTileRows; ++c, p += 3 * Q6_KInt8::kRun) {
+      const I a = LoadBytes(p);
+      const I b = LoadBytes(p + Q6_KInt8::kRun);
+      const I more = LoadBytes(p + 2 * Q6_KInt8::kRun);
+      StoreBytes(to[c], Or(MapBitsAndFlip<0>(a, kLow), MapBitsAndFlip<0xE0>(more, kMore)));
+      StoreBytes(to[4 + c], Or(MapBitsAndFlip<0>(b, kLow), MapBitsAndFlip<0xE0>(more, kMore << 2)));
+      StoreBytes(to[8 + c], Or(MapBitsAndFlip<0>(a, kHigh), MapBitsAndFlip<0xE0>(more, kMore << 4)));
+      StoreBytes(to[12 + c], Or(MapBitsAndFlip<0>(b, kHigh), MapBitsAndFlip<0xE0>(more, kMore << 6)));
     }
   }
+  template <int kTokens>
   static inline void CopyToken(const std::byte* record, int64_t cols, int64_t block, int64_t token,
-                               const TokenBlocks<Q6_KTiles>& to) {
+                               const TokenBlocks<Q6_KTiles, kTokens>& to) {
     const QuantRow row = RecordAt(record, cols);
     const int64_t from = block / kBlocks * kBlocks + kSixteens[block % kBlocks];
     __builtin_memcpy(to.q(block, token), row.q + from * kRowBytes, kRowBytes);
@@ -241,7 +266,7 @@ struct Q6_KTiles {
   }
   // A sum times its scale is below 2^24: exact in F32 as in the integers of Q6_KInt8.
   template <int kTokens>
-  static inline void Add(const TileSums& sums, const Scales& scales, int block, const float* d, const float* /*sum*/,
+  static inline void Add(const TileRow* sums, const Scales& scales, int block, const float* d, const float* /*sum*/,
                          F (&part)[kTokens]) {
     const F scale = scales.scale[block];
     for (int t = 0; t < kTokens; ++t) {
@@ -316,13 +341,14 @@ class GroupTiles {
 template <class Type, int kTokens>
 class TileProduct {
  public:
+  using Tile = TokenTile<Type, kTokens>;
   // Adds those of blocks [begin, end), whole slabs but for the last of a row, to the totals. make: the tiles of weights
   // too, a little ahead of their use, so that all parts of the processor have work.
-  static inline void Run(const TokenTile<Type>& tile, GroupTiles<Type>& weights, int64_t begin, int64_t end, bool make,
+  static inline void Run(const Tile& tile, GroupTiles<Type>& weights, int64_t begin, int64_t end, bool make,
                          float (*totals)[kGroupRows]) {
     TileProduct p = {tile, weights, totals};
     if (make) {
-      for (int64_t block = begin; block < begin + kAhead && block < end; ++block) {
+      for (int64_t block = begin; block < begin + kLead && block < end; ++block) {
         weights.Make(block);
       }
     }
@@ -333,20 +359,20 @@ class TileProduct {
     }
     int64_t block = begin;
 #pragma GCC unroll 1
-    for (; block + 2 <= end; block += 2) {
-      p.template Block<0>(block, begin, make_end, sums);
-      p.template Block<1>(block + 1, begin, make_end, sums);
+    for (; block + 2 * kBlocks <= end; block += 2 * kBlocks) {
+      p.template Multiply<0>(block, begin, make_end, sums);
+      p.template Multiply<1>(block + kBlocks, begin, make_end, sums);
     }
     if (block < end) {
-      p.template Block<0>(block, begin, make_end, sums);
+      p.template Multiply<0>(block, begin, make_end, sums);
       StoreTile<0>(p.products_[0]);
     } else {
       StoreTile<1>(p.products_[1]);
     }
-    if (end - begin > 1) {
-      p.Add(end - 2, p.products_[(end - 2 - begin) % 2], sums);
+    if (end - begin > kBlocks) {
+      p.Add(end - 2 * kBlocks, p.products_[((end - begin) / kBlocks - 2) % 2], sums);
     }
-    p.Add(end - 1, p.products_[(end - 1 - begin) % 2], sums);
+    p.Add(end - kBlocks, p.products_[((end - begin) / kBlocks - 1) % 2], sums);
     if constexpr (Type::kPart) {
       if (end % Type::kBlocks != 0) {
         p.Join(end - 1, sums);
@@ -359,34 +385,41 @@ class TileProduct {
   }
 
  private:
+  static constexpr int kBlocks = Tile::kBlocks;  // that a product takes
+  static constexpr int kLead = kBlocks > 1 ? Type::kMakes : kAhead;
+  static_assert(Type::kMakes % kBlocks == 0 || kBlocks == 1);
   using Sums = F[kTokens];  // parts, or the totals themselves
 
-  TileProduct(const TokenTile<Type>& tile, GroupTiles<Type>& weights, float (*totals)[kGroupRows])
+  TileProduct(const Tile& tile, GroupTiles<Type>& weights, float (*totals)[kGroupRows])
       : tile_(tile), weights_(weights), totals_(totals) {}
 
-  // A block's product is stored once the next has begun, and added up one later.
+  // A product, of blocks from `block` on, is stored once the next has begun, and added up one later. Left to itself GCC
+  // calls Add for some types, which costs them a tenth.
   template <int kSum>
-  inline void Block(int64_t block, int64_t begin, int64_t make_end, Sums& sums) {
-    LoadTile<kActivations>(tile_.q(block), Type::kRowBytes);
+  [[gnu::always_inline]] inline void Multiply(int64_t block, int64_t begin, int64_t make_end, Sums& sums) {
+    LoadTile<kActivations>(tile_.q(block), Tile::kStride);
     LoadTile<kWeights>(weights_.Tile(block), 64);
-    if (block + kAhead < make_end) {  // while the loads are under way
-      weights_.Make(block + kAhead);
+    if (block + kLead < make_end) {  // while the loads are under way
+      weights_.Make(block + kLead);
     }
     MultiplyTiles<kSum, Type::kSigned>();
     if (block > begin) {
       StoreTile<1 - kSum>(products_[1 - kSum]);
     }
-    if (block > begin + 1) {
-      Add(block - 2, products_[kSum], sums);
+    if (block > begin + kBlocks) {
+      Add(block - 2 * kBlocks, products_[kSum], sums);
     }
   }
 
-  inline void Add(int64_t block, const TileSums& product, Sums& sums) {
-    Type::template Add<kTokens>(product, weights_.Scales(block), static_cast<int>(block % Type::kBlocks),
-                                tile_.d(block), tile_.sum(block), sums);
-    if constexpr (Type::kPart) {
-      if (block % Type::kBlocks == Type::kBlocks - 1) {
-        Join(block, sums);
+  [[gnu::always_inline]] inline void Add(int64_t first, const TileSums& product, Sums& sums) {
+    for (int i = 0; i < kBlocks; ++i) {
+      const int64_t block = first + i;
+      Type::template Add<kTokens>(product + i * kTokens, weights_.Scales(block),
+                                  static_cast<int>(block % Type::kBlocks), tile_.d(block), tile_.sum(block), sums);
+      if constexpr (Type::kPart) {
+        if (block % Type::kBlocks == Type::kBlocks - 1) {
+          Join(block, sums);
+        }
       }
     }
   }
@@ -400,7 +433,7 @@ class TileProduct {
     }
   }
 
-  const TokenTile<Type> tile_;
+  const Tile tile_;
   GroupTiles<Type>& weights_;
   float (*const totals_)[kGroupRows];
   alignas(64) TileSums products_[2];  // of this block and the last
@@ -417,7 +450,7 @@ void TilesOf(const PanelArgs& a) {
     __builtin_memset(totals.of[group], 0,
                      static_cast<size_t>(a.tokens + kTokens - 1) / kTokens * kTokens * sizeof totals.of[0][0]);
   }
-  ConfigureTiles<Type>(kTokens);
+  ConfigureTiles<Type, kTokens>();
   const int64_t blocks = a.cols / kBlockCols<Type>;
   const int64_t group_bytes = Type::kSlabBytes / Type::kBlocks * blocks;
   // Tokens of one tile need no tile of weights twice, and all their activations stay in a cache.
@@ -433,8 +466,8 @@ void TilesOf(const PanelArgs& a) {
       for (int64_t begin = from; begin < to; begin += stretch) {
         const int64_t end = begin + stretch < to ? begin + stretch : to;
         for (int64_t first = 0; first < a.tokens; first += kTokens) {
-          const TokenTile<Type> tile = {const_cast<std::byte*>(a.quant.data) + first / kTileTokens * a.quant.stride,
-                                        blocks};
+          const TokenTile<Type, kTokens> tile = {
+              const_cast<std::byte*>(a.quant.data) + first / kTileTokens * a.quant.stride, blocks};
           TileProduct<Type, kTokens>::Run(tile, weights, begin, end, first == 0, totals.of[group] + first);
         }
       }
@@ -456,26 +489,32 @@ void TilesOf(const PanelArgs& a) {
   }
 }
 
-template <class Type>
-void TilePanel(const PanelArgs& a) {
-  if (a.tokens <= kTileTokens / 4) {
-    TilesOf<Type, kTileTokens / 4>(a);
-  } else if (a.tokens <= kTileTokens / 2) {
-    TilesOf<Type, kTileTokens / 2>(a);
+// Calls f(CountOf<rows>()) of the least tile that the tokens of a panel fit in.
+template <class Function>
+inline void WithTileRows(int64_t panel_tokens, Function f) {
+  if (panel_tokens <= kTileTokens / 4) {
+    f(CountOf<kTileTokens / 4>());
+  } else if (panel_tokens <= kTileTokens / 2) {
+    f(CountOf<kTileTokens / 2>());
   } else {
-    TilesOf<Type, kTileTokens>(a);
+    f(CountOf<kTileTokens>());
   }
 }
 
 template <class Type>
-void PackTokens(const PackArgs& a) {
-  const TokenTile<Type> tile = {a.tile, a.all_cols / kBlockCols<Type>};
-  const TokenBlocks<Type> to = {tile, a.first_col / kBlockCols<Type>};
+void TilePanel(const PanelArgs& a) {
+  WithTileRows(a.tokens, [&](auto tokens) { TilesOf<Type, decltype(tokens)::kValue>(a); });
+}
+
+template <class Type, int kTokens>
+void PackTile(const PackArgs& a) {
+  const TokenTile<Type, kTokens> tile = {a.tile, a.all_cols / kBlockCols<Type>};
+  const TokenBlocks<Type, kTokens> to = {tile, a.first_col / kBlockCols<Type>};
   const int64_t blocks = a.cols / kBlockCols<Type>;
   // A few blocks at a time, so that what is written stays close together.
   for (int64_t begin = 0; begin < blocks; begin += Type::kBlocks) {
     const int64_t end = begin + Type::kBlocks < blocks ? begin + Type::kBlocks : blocks;
-    if (a.tokens < kTileTokens) {
+    if (a.tokens < kTokens || kTogether < Type, kTokens >> 1) {
       to.Clear(begin, end);
     }
     for (int64_t token = 0; token < a.tokens; ++token) {
@@ -485,6 +524,11 @@ void PackTokens(const PackArgs& a) {
       }
     }
   }
+}
+
+template <class Type>
+void PackTokens(const PackArgs& a) {
+  WithTileRows(a.panel_tokens, [&](auto tokens) { PackTile<Type, decltype(tokens)::kValue>(a); });
 }
 
 template <class Type>
