@@ -88,10 +88,19 @@ class FakeEngine : public Engine {
     const absl::MutexLock lock(&mutex_);
     return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(30));
   }
-  bool AwaitSequences(size_t count) {
-    const auto there = [&] { return sequences.size() == count; };
+  int Detached() const {
+    const absl::MutexLock lock(&mutex_);
+    return detached;
+  }
+  bool AwaitDetached(int count) {
+    const auto there = [&] { return detached == count; };
     const absl::MutexLock lock(&mutex_);
     return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(30));
+  }
+  bool AwaitSequences(size_t count, absl::Duration most = absl::Seconds(30)) {
+    const auto there = [&] { return sequences.size() == count; };
+    const absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(absl::Condition(&there), most);
   }
 
   std::vector<std::pair<std::shared_ptr<TokenSink>, SequenceRequest>> sequences;

@@ -25,8 +25,9 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
     return absl::UnavailableError("the engine has stopped");
   }
   if (!of_tenants_.Allows(sequence.tenant(), 1, int64_t{counts_.waiting} + opens_ + 1)) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the queue is full: ", options_.max_waiting, " sequences wait already"));
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", int64_t{counts_.waiting} + opens_,
+                                                     " sequences wait, at most ", options_.max_waiting,
+                                                     " may, or a tenant's share of them"));
   }
   std::shared_ptr<Client>& client = clients_[sink.get()];
   if (client == nullptr) {

@@ -7,11 +7,20 @@
 namespace alphecca::engine {
 
 void FairQueue::Enter(const std::string& tenant, double weight) {
-  const double floor = Floor();
   Tenant& entry = tenants_[tenant];
-  entry.served = entry.present > 0 ? entry.served : std::max(entry.served, floor);
   entry.weight = weight;
   ++entry.present;
+}
+
+void FairQueue::Contend(const std::string& tenant) {
+  const double floor = Floor();
+  Tenant& entry = tenants_.at(tenant);
+  entry.served = entry.contending > 0 ? entry.served : std::max(entry.served, floor);
+  ++entry.contending;
+}
+
+void FairQueue::Settle(const std::string& tenant) {
+  --tenants_.at(tenant).contending;
 }
 
 void FairQueue::Leave(const std::string& tenant) {
@@ -30,10 +39,12 @@ void FairQueue::Leave(const std::string& tenant) {
 
 double FairQueue::Floor() {
   double least = std::numeric_limits<double>::infinity();
+  double most = floor_;
   for (const auto& [name, tenant] : tenants_) {
-    least = tenant.present > 0 ? std::min(least, tenant.served) : least;
+    least = tenant.contending > 0 ? std::min(least, tenant.served) : least;
+    most = tenant.present > 0 ? std::max(most, tenant.served) : most;
   }
-  floor_ = std::isinf(least) ? floor_ : std::max(floor_, least);
+  floor_ = std::isinf(least) ? most : std::max(floor_, least);
   return floor_;
 }
 

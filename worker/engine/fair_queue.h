@@ -2,11 +2,12 @@
 // weight; within a tenant by arrival.
 //
 // What a tenant got is counted in tokens run, prompt and generated alike, over its weight (a virtual token counter:
-// Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant that comes back after a pause starts
-// no lower than the least served of those present, so that nobody saves up a claim by staying away; and no lower than
-// where it left, so that nobody sheds what it got by leaving. Where the last one leaves, all start from what it had
-// got: nobody pays for what it took of an idle engine. Tenants that the least served has caught up with are forgotten,
-// and all that are absent where they are too many.
+// Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). Tenants contend while a sequence of theirs has
+// not taken in its prompt: it waits, or wants rows that others want too. Who comes to contend starts no lower than the
+// least served of those that do, so that nobody saves up a claim by staying away, or by a few answers that take long;
+// and no lower than where it was, so that nobody sheds what it got by leaving. Where nobody contends all start from
+// what the most served had got: nobody pays for what it took of an idle engine. Tenants that the least served has
+// caught up with are forgotten, and all that are absent where they are too many.
 //
 // Thread rule: one thread.
 #pragma once
@@ -37,9 +38,11 @@ class FairQueue {
     }
   };
 
-  // A sequence of the tenant is present, waiting or running, from Enter to Leave.
+  // A sequence of the tenant is present, waiting or running, from Enter to Leave; it contends from Contend to Settle.
   void Enter(const std::string& tenant, double weight);
   void Leave(const std::string& tenant);
+  void Contend(const std::string& tenant);
+  void Settle(const std::string& tenant);
   // The tenant got `tokens` tokens run.
   void Charge(const std::string& tenant, int64_t tokens);
 
@@ -56,11 +59,12 @@ class FairQueue {
     double served = 0.0;  // tokens / weight
     double weight = 1.0;
     int present = 0;
+    int contending = 0;
     std::set<Place> waiting;
   };
 
   static constexpr size_t kMostRemembered = 4096;
-  // The least served of those present, which never falls; where it last was, if none is.
+  // What the least served of those that contend got, or the most served of those present; it never falls.
   double Floor();
 
   std::map<std::string, Tenant> tenants_;

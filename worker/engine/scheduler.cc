@@ -84,7 +84,8 @@ absl::Status Scheduler::Add(const Arrival& arrival) {
   if (!Fits(arrival.prompt_tokens + arrival.max_tokens)) {
     return absl::InvalidArgumentError(absl::StrCat("prompt of ", arrival.prompt_tokens, " tokens and max_tokens ",
                                                    arrival.max_tokens, " exceed the KV cache of ",
-                                                   blocks_[0].capacity(kernels::kFullPool), " blocks"));
+                                                   blocks_[0].capacity(kernels::kFullPool), " full and ",
+                                                   blocks_[0].capacity(kernels::kSlidingPool), " sliding blocks"));
   }
   const auto [found, fresh] = entries_.try_emplace(arrival.key.value);
   if (!fresh) {
@@ -95,6 +96,7 @@ absl::Status Scheduler::Add(const Arrival& arrival) {
   entry.number = arrivals_++;
   entry.known = arrival.prompt_tokens;
   queue_.Enter(arrival.tenant, arrival.weight);
+  queue_.Contend(arrival.tenant);
   queue_.Push(arrival.tenant, entry.Place());
   return absl::OkStatus();
 }
@@ -111,6 +113,7 @@ bool Scheduler::Remove(SequenceKey key) {
     Leave(entry);
     std::erase(running_, &entry);
   }
+  SetContends(entry, false);
   queue_.Leave(entry.arrival.tenant);
   entries_.erase(found);
   return true;
@@ -160,8 +163,9 @@ absl::StatusOr<Batch> Scheduler::Next() {
                 .prompt_rows = step_tokens_,
                 .owner_rows = std::vector<int64_t>(blocks_.size(), (step_tokens_ + owners - 1) / owners)};
   RETURN_IF_ERROR(PlanDecodes(budget, batch));
-  // Also who has no row in this step, because the token before is not known yet.
-  batch.awaited = std::any_of(running_.begin(), running_.end(), [](const Entry* entry) { return entry->Decodes(); });
+  // Also by who has no row in this step, because the token before is not known yet.
+  batch.awaited = batch.decode_rows > 0 ||
+                  std::any_of(running_.begin(), running_.end(), [](const Entry* entry) { return entry->Decodes(); });
   if (batch.awaited) {
     budget.prompt_rows = chunk_control_.rows();
   }
@@ -227,8 +231,16 @@ void Scheduler::GiveWay(size_t index) {
   Entry& entry = *running_[index];
   Leave(entry);
   running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(index));
+  SetContends(entry, true);
   queue_.Push(entry.arrival.tenant, entry.Place());
   ++counts_.preemptions;
+}
+
+void Scheduler::SetContends(Entry& entry, bool contends) {
+  if (contends != entry.contends) {
+    entry.contends = contends;
+    contends ? queue_.Contend(entry.arrival.tenant) : queue_.Settle(entry.arrival.tenant);
+  }
 }
 
 int64_t Scheduler::PromptRows(const Entry& entry, const Budget& budget) const {
@@ -272,6 +284,7 @@ absl::Status Scheduler::Take(Entry& entry, int64_t rows, Budget& budget, Batch& 
   entry.next = share.end;
   entry.pending += share.samples ? 1 : 0;
   entry.sampled = entry.sampled || share.samples;
+  SetContends(entry, entry.contends && !share.samples);
   NameBlocks(entry);
   batch.shares.push_back(share);
   return absl::OkStatus();

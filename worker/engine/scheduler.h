@@ -140,6 +140,7 @@ class Scheduler {
     int64_t promised = 0;                    // names before it are in promised_, from `named` on
     std::optional<model::BlockHash> awaits;  // the name that it was last found to wait for
     bool promises_whole = false;
+    bool contends = true;   // see FairQueue
     bool ran = false;       // since it joined
     bool sampled = false;   // since it joined
     bool in_batch = false;  // of the step being planned
@@ -186,6 +187,7 @@ class Scheduler {
   // can't.
   bool MakeRoom(size_t index);
   void GiveWay(size_t index);
+  void SetContends(Entry& entry, bool contends);
   void Leave(Entry& entry);  // its slot and blocks
 
   int64_t PromptRows(const Entry& entry, const Budget& budget) const;

@@ -47,7 +47,8 @@ class EngineGate {
 
  private:
   const v1::Welcome welcome_;
-  // Readers call the engine; the writer takes it away. Never held by the engine's thread.
+  // Readers call the engine, a stream that ends in OnStep on the engine's own thread, which holds no lock of the
+  // engine's then; the writer takes it away, for a moment.
   mutable absl::Mutex engine_mutex_;
   engine::Engine* engine_ ABSL_GUARDED_BY(engine_mutex_);
   absl::Status refusal_ ABSL_GUARDED_BY(engine_mutex_);

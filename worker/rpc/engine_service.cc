@@ -40,6 +40,9 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
       End(absl::OkStatus(), /*flush=*/false);
       return;
     }
+    if (Ended()) {
+      return;  // though the client has not taken in the end yet
+    }
     if (const absl::Status status = Handle(command_); !status.ok()) {
       End(status, /*flush=*/false);
       return;
@@ -165,6 +168,9 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
     if (status.ok()) {
       metrics_.sequences.Increment();
       metrics_.tokens_in.Increment(open.prompt_size());
+      if (Ended()) {  // meanwhile, by a Detach that knew nothing of this sequence
+        gate_->Cancel(shared_from_this(), SequenceId(open.sequence_id()));
+      }
       return;
     }
     engine::SequenceUpdate refused;
@@ -198,6 +204,11 @@ class ConnectReactor final : public grpc::ServerBidiReactor<v1::EngineCommand, v
     }
     event_of_[id] = pending_.events_size();
     return *pending_.add_events();
+  }
+
+  bool Ended() {
+    const absl::MutexLock lock(&mutex_);
+    return final_.has_value();
   }
 
   // Sets how the stream ends: the first call decides. flush: after what is pending.

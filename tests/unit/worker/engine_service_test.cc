@@ -222,6 +222,24 @@ TEST_F(EngineServiceTest, ABadTenantWeightEndsTheSequence) {
   EXPECT_TRUE(engine_.sequences.empty());
 }
 
+// Each refusal is an event. Those on their way fill the connection, then they wait, until there are too many.
+TEST_F(EngineServiceTest, AStreamWhoseClientDoesNotReadIsEnded) {
+  Client client(port_);
+  v1::OpenSequence good;
+  good.set_sequence_id(1);
+  good.set_tenant_weight(1.0);
+  v1::OpenSequence bad;
+  bad.set_tenant_weight(-1.0);
+  for (uint64_t id = 2; id < 60'000 && engine_.Detached() == 0; ++id) {
+    bad.set_sequence_id(id);
+    client.Open(bad);
+  }
+  ASSERT_TRUE(engine_.AwaitDetached(1));
+  client.Open(good);  // what comes after the end opens nothing
+  EXPECT_FALSE(engine_.AwaitSequences(1, absl::Milliseconds(300)));
+  EXPECT_EQ(client.Ended(), absl::StatusCode::kResourceExhausted);
+}
+
 TEST_F(EngineServiceTest, AnEndedStreamNoLongerWatches) {
   {
     Client client(port_);

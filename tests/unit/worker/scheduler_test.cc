@@ -233,11 +233,17 @@ TEST(Scheduler, TenantsTakeTurnsByTokensServed) {
   EXPECT_EQ(order, (KeyList{1, 11, 12, 13, 2, 14, 15, 16, 3, 4, 5, 6}));
 }
 
+// As a sequence of the tenant that has not taken in its prompt.
+void EnterAndContend(FairQueue& queue, const std::string& tenant) {
+  queue.Enter(tenant, 1.0);
+  queue.Contend(tenant);
+}
+
 TEST(Scheduler, WhoReturnsHasNoClaimForThePause) {
   FairQueue queue;
-  queue.Enter("a", 1.0);
+  EnterAndContend(queue, "a");
   queue.Charge("a", 1000);
-  queue.Enter("b", 1.0);  // starts where a is
+  EnterAndContend(queue, "b");  // starts where a is
   queue.Push("a", {0, 1, SequenceKey(1)});
   queue.Push("b", {0, 2, SequenceKey(2)});
   const auto none = [](SequenceKey) { return false; };
@@ -245,8 +251,9 @@ TEST(Scheduler, WhoReturnsHasNoClaimForThePause) {
   queue.Charge("a", 1);
   EXPECT_EQ(queue.Pick(none), SequenceKey(2));
   queue.Erase("a", {0, 1, SequenceKey(1)});
+  queue.Settle("a");
   queue.Leave("a");
-  queue.Enter("a", 1.0);  // nor does it shed what it got
+  EnterAndContend(queue, "a");  // nor does it shed what it got
   queue.Push("a", {0, 3, SequenceKey(3)});
   EXPECT_EQ(queue.Pick(none), SequenceKey(2));
 }
@@ -254,13 +261,57 @@ TEST(Scheduler, WhoReturnsHasNoClaimForThePause) {
 TEST(Scheduler, NobodyPaysForWhatItTookOfAnIdleEngine) {
   FairQueue queue;
   for (int i = 0; i < 5; ++i) {
-    queue.Enter("a", 1.0);
+    EnterAndContend(queue, "a");
     queue.Charge("a", 1000);
+    queue.Settle("a");
     queue.Leave("a");
   }
-  queue.Enter("b", 1.0);
-  queue.Enter("a", 1.0);
+  EnterAndContend(queue, "b");
+  EnterAndContend(queue, "a");
   EXPECT_EQ(queue.Served("a"), queue.Served("b"));
+}
+
+TEST(Scheduler, ALongAnswerLowersTheClaimOfNobody) {
+  FairQueue queue;
+  EnterAndContend(queue, "slow");
+  queue.Charge("slow", 10);
+  queue.Settle("slow");  // it generates, a token a step
+  EnterAndContend(queue, "a");
+  queue.Charge("a", 1'000'000);
+  queue.Settle("a");
+  EnterAndContend(queue, "b");  // comes while nobody contends
+  EXPECT_EQ(queue.Served("a"), queue.Served("b"));
+  queue.Charge("b", 100);
+  EnterAndContend(queue, "c");  // comes while b does
+  EXPECT_EQ(queue.Served("c"), queue.Served("b"));
+  EnterAndContend(queue, "slow");  // and so does the slow one's next
+  EXPECT_EQ(queue.Served("slow"), queue.Served("b"));
+}
+
+TEST(Scheduler, ATenantsFloodGoesNotBeforeWhoGotMuchOfAnIdleEngine) {
+  SchedulerOptions options = Small();
+  options.max_sequences = 3;
+  auto scheduler = Scheduler::Create(options);
+  ASSERT_TRUE(scheduler.ok());
+  Arrival slow = Of(1, 2, 60);
+  slow.tenant = "slow";
+  ASSERT_TRUE(scheduler->Add(slow).ok());
+  ASSERT_TRUE(scheduler->Next().ok());
+  Arrival long_prompt = Of(2, 60, 1);
+  long_prompt.tenant = "a";
+  ASSERT_TRUE(scheduler->Add(long_prompt).ok());
+  for (int step = 0; step < 3; ++step) {
+    const auto batch = scheduler->Next();
+    EXPECT_EQ(Keys(*batch), (KeyList{1, 2}));
+    scheduler->Sampled(SequenceKey(1), std::nullopt);
+  }
+  for (uint64_t key = 10; key < 14; ++key) {
+    Arrival flood = Of(key, 9, 1);
+    flood.tenant = "flood";
+    ASSERT_TRUE(scheduler->Add(flood).ok());
+  }
+  // Level when it comes: by arrival the first, then it has got more.
+  EXPECT_EQ(Keys(*scheduler->Next()), (KeyList{1, 2}));
 }
 
 Arrival OfTenant(uint64_t key, int64_t prompt, std::string tenant, int32_t priority = 0) {
@@ -466,6 +517,18 @@ TEST(Scheduler, LongPromptsTakeSmallChunksBesideWhoDecodes) {
     EXPECT_LE(batch->prompt_rows + batch->decode_rows, 21) << step;
     scheduler->StepTook(*batch, absl::Milliseconds(batch->prompt_rows + batch->decode_rows));
   }
+}
+
+TEST(Scheduler, SmallChunksAlsoBesideALastToken) {
+  auto scheduler = Scheduler::Create(Hurried());
+  ASSERT_TRUE(scheduler.ok());
+  ASSERT_TRUE(scheduler->Add(Of(1, 2, 2)).ok());
+  ASSERT_TRUE(scheduler->Next().ok());
+  ASSERT_TRUE(scheduler->Add(Of(2, 500, 4)).ok());
+  const auto batch = scheduler->Next();
+  EXPECT_EQ(batch->decode_rows, 1);
+  EXPECT_EQ(batch->prompt_rows, 4);
+  EXPECT_TRUE(batch->awaited);
 }
 
 TEST(Scheduler, SmallChunksAlsoBesideWhoWaitsForItsToken) {
