@@ -95,7 +95,8 @@ void AddOptions(CLI::App& app, RawFlags& raw, CoordinatorFlags& flags) {
                  "When a group loses a worker: wait for another, or replan: form anew of the workers there are")
       ->capture_default_str();
   app.add_option("--context", raw.serve.context,
-                 "Tokens of one sequence at most, prompt and answer (default: the model's, at most 8192)");
+                 "Tokens of one sequence at most, prompt and answer (default: the model's, at most 8192); fewer where "
+                 "the workers' memory holds no more");
   app.add_option("--max-sequences", raw.serve.max_sequences, "Sequences at once in each group")->capture_default_str();
   app.add_option("--kv-type", raw.serve.kv_type, "Type of the KV cache: bf16, f32, or q8_0 (8 bits a number)")
       ->capture_default_str();

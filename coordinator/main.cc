@@ -25,6 +25,7 @@
 #include "coordinator/cluster/controller.h"
 #include "coordinator/flags.h"
 #include "coordinator/metrics.h"
+#include "coordinator/routing/context_watch.h"
 #include "coordinator/rpc/cluster_service.h"
 #include "coordinator/rpc/group_connections.h"
 #include "model/prefix_hash.h"
@@ -87,6 +88,7 @@ class Coordinator {
   TextPool pool_;
   InferenceService inference_;
   ClusterService cluster_;
+  ContextWatch context_watch_;  // the ticker's
   std::atomic<bool> draining_{false};
   absl::Notification stop_ticking_;
   std::unique_ptr<StatusServer> status_server_;
@@ -169,7 +171,11 @@ void Coordinator::TickLoop() {
     const absl::Time now = SteadyNow();
     controller_.Tick(now);
     connections_.Tick(now);
-    metrics_.SetCluster(controller_.View(), router_);
+    const ClusterView view = controller_.View();
+    metrics_.SetCluster(view, router_);
+    for (const std::string& warning : context_watch_.Look(view, router_)) {
+      LogWarn("{}", warning);
+    }
     prefixes_->Sweep();
     metrics_.SetPrefixIndex(prefixes_->size());
     const absl::Status ready = Ready();

@@ -25,13 +25,20 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
 }
 
-absl::StatusOr<GenerationPlan> MakePlan(const ServedModel& model, const v1::GenerateRequest& request, uint64_t random) {
-  ASSIGN_OR_RETURN(const GenerateInput input, FromProto(request));
-  return model.PlanGenerate(input, random);
+// Tokens that a request may have now, whichever group it goes to.
+int64_t ContextOf(const ServedModel& model, const Router& router) {
+  return router.Context(model.spec().name, model.limits().context);
 }
-absl::StatusOr<GenerationPlan> MakePlan(const ServedModel& model, const v1::ChatRequest& request, uint64_t random) {
+
+absl::StatusOr<GenerationPlan> MakePlan(const ServedModel& model, const v1::GenerateRequest& request, int64_t context,
+                                        uint64_t random) {
+  ASSIGN_OR_RETURN(const GenerateInput input, FromProto(request));
+  return model.PlanGenerate(input, context, random);
+}
+absl::StatusOr<GenerationPlan> MakePlan(const ServedModel& model, const v1::ChatRequest& request, int64_t context,
+                                        uint64_t random) {
   ASSIGN_OR_RETURN(const ChatInput input, FromProto(request));
-  return model.PlanChat(input, random);
+  return model.PlanChat(input, context, random);
 }
 
 v1::GenerateEvent ToEvent(const v1::GenerateRequest*, GenerationEvent event, const EventContext& context) {
@@ -70,7 +77,7 @@ absl::StatusOr<PreparedGeneration> Prepare(const InferenceParts& parts, std::ato
   PreparedGeneration prepared;
   ASSIGN_OR_RETURN(prepared.ticket,
                    parts.admission.Admit(tenant, SequencesOf(request.options()), static_cast<int64_t>(bytes.Length())));
-  ASSIGN_OR_RETURN(GenerationPlan plan, MakePlan(*model, request, parts.random()));
+  ASSIGN_OR_RETURN(GenerationPlan plan, MakePlan(*model, request, ContextOf(*model, parts.router), parts.random()));
   if (deadline <= absl::Now()) {
     return absl::DeadlineExceededError("the deadline passed before the request could start");
   }
@@ -251,7 +258,7 @@ grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext
 v1::Model InferenceService::Describe(const ServedModel& model) const {
   v1::Model out;
   out.set_name(model.spec().name);
-  out.set_context(model.limits().context);
+  out.set_context(ContextOf(model, parts_.router));
   out.set_vocabulary(model.limits().vocabulary);
   out.set_family(model.family());
   out.set_chat(model.chat());

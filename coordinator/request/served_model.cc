@@ -121,7 +121,8 @@ class GemmaModel : public ServedModel {
     return std::unique_ptr<ServedModel>(std::move(result));
   }
 
-  absl::StatusOr<GenerationPlan> PlanGenerate(const GenerateInput& input, uint64_t random) const override {
+  absl::StatusOr<GenerationPlan> PlanGenerate(const GenerateInput& input, int64_t context,
+                                              uint64_t random) const override {
     Violations violations;
     CheckOptions(input.options, violations);
     if (input.text.has_value() == input.ids.has_value()) {
@@ -142,12 +143,12 @@ class GemmaModel : public ServedModel {
     if (tokenizer_ != nullptr) {
       tokenizer_->PrependBos(prompt);
     }
-    return MakePlan(input.options, std::move(prompt), random, [this](const ResolvedOptions& o) {
+    return MakePlan(input.options, std::move(prompt), context, random, [this](const ResolvedOptions& o) {
       return tokenizer_ != nullptr ? MakeCompletionText(*tokenizer_, o.stop) : MakeNoText();
     });
   }
 
-  absl::StatusOr<GenerationPlan> PlanChat(const ChatInput& input, uint64_t random) const override {
+  absl::StatusOr<GenerationPlan> PlanChat(const ChatInput& input, int64_t context, uint64_t random) const override {
     if (!format_) {
       return absl::FailedPreconditionError(
           absl::StrCat("model \"", spec_.name, "\" has no turn tokens, so it cannot chat; Generate works"));
@@ -158,7 +159,7 @@ class GemmaModel : public ServedModel {
       return AsViolation(rendered.status(), "messages");
     }
     ASSIGN_OR_RETURN(std::vector<int32_t> prompt, tokenizer_->Encode(rendered->pieces));
-    return MakePlan(input.options, std::move(prompt), random, [&](const ResolvedOptions& o) {
+    return MakePlan(input.options, std::move(prompt), context, random, [&](const ResolvedOptions& o) {
       return format_ == text::ChatFormat::kGemma3 ? MakeCompletionText(*tokenizer_, o.stop)
                                                   : MakeChatText(*tokenizer_, o.stop, rendered->starts_in_thought);
     });
@@ -200,11 +201,12 @@ class GemmaModel : public ServedModel {
   }
 
   absl::StatusOr<GenerationPlan> MakePlan(
-      const GenerationOptions& options, std::vector<int32_t> prompt, uint64_t random,
+      const GenerationOptions& options, std::vector<int32_t> prompt, int64_t context, uint64_t random,
       const std::function<std::unique_ptr<SampleText>(const ResolvedOptions&)>& make_text) const {
+    const ModelLimits limits{.context = context, .vocabulary = limits_.vocabulary};
     GenerationPlan plan;
     ASSIGN_OR_RETURN(plan.options,
-                     ResolveOptions(options, defaults_, limits_, static_cast<int64_t>(prompt.size()), random));
+                     ResolveOptions(options, defaults_, limits, static_cast<int64_t>(prompt.size()), random));
     plan.prompt = std::move(prompt);
     plan.suppressed = suppressed_;
     if (!plan.options.ignore_eos && tokenizer_ != nullptr) {

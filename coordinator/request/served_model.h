@@ -56,9 +56,11 @@ class ServedModel {
   virtual ~ServedModel() = default;
 
   // Checks the request, renders and tokenizes it. InvalidArgument (with field violations); FailedPrecondition: Chat on
-  // a model without turn tokens. `random` serves the seed where none is given.
-  virtual absl::StatusOr<GenerationPlan> PlanGenerate(const GenerateInput& input, uint64_t random) const = 0;
-  virtual absl::StatusOr<GenerationPlan> PlanChat(const ChatInput& input, uint64_t random) const = 0;
+  // a model without turn tokens. `context`: tokens that prompt and answer may have together. `random` serves the seed
+  // where none is given.
+  virtual absl::StatusOr<GenerationPlan> PlanGenerate(const GenerateInput& input, int64_t context,
+                                                      uint64_t random) const = 0;
+  virtual absl::StatusOr<GenerationPlan> PlanChat(const ChatInput& input, int64_t context, uint64_t random) const = 0;
   // Text of a request to ids, without BOS.
   virtual absl::StatusOr<std::vector<int32_t>> Tokenize(const std::string& text) const = 0;
   virtual absl::StatusOr<std::string> Detokenize(const std::vector<int32_t>& ids) const = 0;
@@ -67,6 +69,7 @@ class ServedModel {
   virtual bool chat() const = 0;
 
   const ModelSpec& spec() const { return spec_; }
+  // What the groups are asked to hold; one may hold less context: see Router::Context.
   const ModelLimits& limits() const { return limits_; }
   const std::string& family() const { return family_; }
 

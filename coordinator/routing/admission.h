@@ -15,7 +15,7 @@ namespace alphecca::coordinator {
 
 struct AdmissionOptions {
   int max_sequences = 4096;                        // open at once: see FairBound
-  int64_t max_request_bytes = int64_t{256} << 20;  // of requests being held, together
+  int64_t max_request_bytes = int64_t{256} << 20;  // of requests being held, of all tenants together
   absl::Duration retry_after = absl::Seconds(1);
 };
 

@@ -95,6 +95,8 @@ class GroupClient {
   virtual GroupLoad load() const = 0;
   // Can take sequences now.
   virtual bool connected() const = 0;
+  // Tokens that a sequence may have there, prompt and answer together. 0: its leader does not tell, or has not yet.
+  virtual int64_t context() const { return 0; }
   // What the group's prefix cache holds. Null: its leader does not tell.
   virtual std::shared_ptr<const PrefixIndex::Holder> prefixes() const = 0;
   virtual const std::string& fingerprint() const = 0;

@@ -74,6 +74,14 @@ absl::StatusOr<Route> Router::Pick(const RouteRequest& request) const {
   return Route{.group = candidates[best], .cached_tokens = cached[best]};
 }
 
+int64_t Router::Context(std::string_view model, int64_t most) const {
+  for (const auto& client : Candidates(model)) {
+    const int64_t held = client->context();
+    most = held > 0 ? std::min(most, held) : most;
+  }
+  return most;
+}
+
 std::shared_ptr<GroupClient> Router::Find(const std::string& model, GroupId group) const {
   const MutexLock lock(mutex_);
   const auto it = groups_.find(model);

@@ -57,6 +57,8 @@ class Router {
   // Unavailable: no connected group.
   absl::StatusOr<Route> Pick(const RouteRequest& request) const ABSL_LOCKS_EXCLUDED(mutex_);
   bool Ready(std::string_view model) const { return Pick({.model = model}).ok(); }
+  // Tokens that a sequence may have on any of the model's connected groups; `most` where none holds less.
+  int64_t Context(std::string_view model, int64_t most) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Null: the group has no client.
   std::shared_ptr<GroupClient> Find(const std::string& model, GroupId group) const ABSL_LOCKS_EXCLUDED(mutex_);
   std::vector<std::shared_ptr<GroupClient>> All() const ABSL_LOCKS_EXCLUDED(mutex_);

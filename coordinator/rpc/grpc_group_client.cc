@@ -113,6 +113,11 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
     return welcomed_ && !closed_;
   }
 
+  int64_t context() const {
+    const MutexLock lock(mutex_);
+    return context_tokens_;
+  }
+
   bool closed() const {
     const MutexLock lock(mutex_);
     return closed_;
@@ -190,6 +195,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
     }
     const MutexLock lock(mutex_);
     welcomed_ = true;
+    context_tokens_ = welcome.context();
     if (!closed_) {
       holder_ = std::move(holder);
     }
@@ -289,6 +295,7 @@ class GrpcGroupClient::Stream final : public grpc::ClientBidiReactor<v1::EngineC
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool held_ ABSL_GUARDED_BY(mutex_) = true;
   bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t context_tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // as the leader welcomed us with
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   int32_t running_ ABSL_GUARDED_BY(mutex_) = 0;
   int32_t waiting_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -338,6 +345,11 @@ GroupLoad GrpcGroupClient::load() const {
 bool GrpcGroupClient::connected() const {
   const std::shared_ptr<Stream> s = stream();
   return s != nullptr && s->connected();
+}
+
+int64_t GrpcGroupClient::context() const {
+  const std::shared_ptr<Stream> s = stream();
+  return s == nullptr ? 0 : s->context();
 }
 
 std::shared_ptr<const PrefixIndex::Holder> GrpcGroupClient::prefixes() const {

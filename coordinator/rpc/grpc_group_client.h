@@ -32,6 +32,7 @@ class GrpcGroupClient : public GroupClient {
   void Credit(SequenceId id, int32_t tokens) override ABSL_LOCKS_EXCLUDED(mutex_);
   GroupLoad load() const override ABSL_LOCKS_EXCLUDED(mutex_);
   bool connected() const override ABSL_LOCKS_EXCLUDED(mutex_);
+  int64_t context() const override ABSL_LOCKS_EXCLUDED(mutex_);
   std::shared_ptr<const PrefixIndex::Holder> prefixes() const override ABSL_LOCKS_EXCLUDED(mutex_);
   const std::string& fingerprint() const override { return endpoint_.fingerprint; }
 

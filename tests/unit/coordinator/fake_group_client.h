@@ -26,6 +26,7 @@ class FakeGroupClient : public GroupClient {
     return {.open = open, .running = running, .waiting = waiting, .queued_tokens = queued_tokens};
   }
   bool connected() const override { return is_connected; }
+  int64_t context() const override { return context_tokens; }
   std::shared_ptr<const PrefixIndex::Holder> prefixes() const override { return holder; }
   const std::string& fingerprint() const override { return print; }
 
@@ -60,6 +61,7 @@ class FakeGroupClient : public GroupClient {
   int64_t queued_tokens = 0;
   std::shared_ptr<const PrefixIndex::Holder> holder;  // null: says nothing of its cache
   bool is_connected = true;
+  int64_t context_tokens = 0;
   std::string print = "fake";
 };
 

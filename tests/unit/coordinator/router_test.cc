@@ -57,6 +57,19 @@ TEST_F(RouterTest, PicksTheLeastLoadedConnectedGroup) {
   EXPECT_FALSE(router_.Ready("other"));
 }
 
+TEST_F(RouterTest, AModelsContextIsTheLeastOfItsConnectedGroups) {
+  EXPECT_EQ(router_.Context("m", 8192), 8192);
+  AddGroup()->context_tokens = 4096;
+  const auto small = AddGroup();
+  small->context_tokens = 1024;
+  AddGroup();  // does not tell
+  EXPECT_EQ(router_.Context("m", 8192), 1024);
+  EXPECT_EQ(router_.Context("m", 512), 512);
+  EXPECT_EQ(router_.Context("other", 8192), 8192);
+  small->is_connected = false;
+  EXPECT_EQ(router_.Context("m", 8192), 4096);
+}
+
 TEST_F(RouterTest, ANewEpochsClientReplacesTheOld) {
   AddGroup();
   const auto fresh = std::make_shared<FakeGroupClient>();

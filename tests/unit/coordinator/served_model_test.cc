@@ -18,6 +18,7 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 constexpr int32_t kBos = 2;
+constexpr int64_t kContext = 4096;  // all of the model's
 
 const ServedModel& Tiny() {
   static const std::unique_ptr<ServedModel> model = [] {
@@ -67,14 +68,14 @@ GenerateInput IdsInput(std::vector<int32_t> ids) {
 TEST(PlanGenerate, PutsBosBeforeThePromptOnce) {
   const auto ids = Tiny().Tokenize("In the beginning");
   ASSERT_TRUE(ids.ok());
-  const auto by_text = Tiny().PlanGenerate(TextInput("In the beginning"), 1);
+  const auto by_text = Tiny().PlanGenerate(TextInput("In the beginning"), kContext, 1);
   ASSERT_TRUE(by_text.ok()) << by_text.status();
   EXPECT_EQ(by_text->prompt.front(), kBos);
   EXPECT_EQ(by_text->prompt.size(), ids->size() + 1);
-  const auto by_ids = Tiny().PlanGenerate(IdsInput(*ids), 1);
+  const auto by_ids = Tiny().PlanGenerate(IdsInput(*ids), kContext, 1);
   ASSERT_TRUE(by_ids.ok());
   EXPECT_EQ(by_ids->prompt, by_text->prompt);
-  const auto with_bos = Tiny().PlanGenerate(IdsInput(by_text->prompt), 1);
+  const auto with_bos = Tiny().PlanGenerate(IdsInput(by_text->prompt), kContext, 1);
   ASSERT_TRUE(with_bos.ok());
   EXPECT_EQ(with_bos->prompt, by_text->prompt);
   EXPECT_EQ(by_text->texts.size(), 1U);
@@ -82,14 +83,14 @@ TEST(PlanGenerate, PutsBosBeforeThePromptOnce) {
 
 TEST(PlanGenerate, StopIdsUnlessEosIsIgnored) {
   GenerateInput input = TextInput("a");
-  EXPECT_THAT(Tiny().PlanGenerate(input, 1)->stop_ids, ::testing::Contains(1));
+  EXPECT_THAT(Tiny().PlanGenerate(input, kContext, 1)->stop_ids, ::testing::Contains(1));
   input.options.ignore_eos = true;
-  EXPECT_THAT(Tiny().PlanGenerate(input, 1)->stop_ids, ::testing::IsEmpty());
+  EXPECT_THAT(Tiny().PlanGenerate(input, kContext, 1)->stop_ids, ::testing::IsEmpty());
 }
 
 // Padding, BOS and unknown of the embedded models; never an end token.
 TEST(PlanGenerate, NamesWhatTheModelNeverAnswersWith) {
-  const auto plan = Tiny().PlanGenerate(TextInput("a"), 1);
+  const auto plan = Tiny().PlanGenerate(TextInput("a"), kContext, 1);
   ASSERT_TRUE(plan.ok());
   const auto suppressed = [&](int32_t id) {
     return std::any_of(plan->suppressed.begin(), plan->suppressed.end(),
@@ -108,7 +109,7 @@ TEST(PlanGenerate, NamesWhatTheModelNeverAnswersWith) {
 
 TEST(PlanGenerate, RefusesWhatCannotRun) {
   const auto field = [](const GenerateInput& input) {
-    const auto violations = ViolationsOf(Tiny().PlanGenerate(input, 1).status());
+    const auto violations = ViolationsOf(Tiny().PlanGenerate(input, kContext, 1).status());
     return violations.empty() ? std::string("none") : violations.front().field;
   };
   EXPECT_EQ(field(GenerateInput{}), "prompt");
@@ -117,6 +118,18 @@ TEST(PlanGenerate, RefusesWhatCannotRun) {
   EXPECT_EQ(field(IdsInput({4096})), "ids.ids[0]");
   EXPECT_EQ(field(TextInput(std::string(static_cast<size_t>(kMaxTextBytes) + 1, 'a'))), "text");
   EXPECT_EQ(field(IdsInput(std::vector<int32_t>(4096, 5))), "prompt");
+}
+
+TEST(PlanGenerate, PromptAndAnswerFillTheContextThereIs) {
+  GenerateInput input = IdsInput({5, 6, 7});  // and BOS
+  const auto plan = Tiny().PlanGenerate(input, 100, 1);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->options.max_tokens, 96);
+  input.options.max_tokens = 97;
+  const auto violations = ViolationsOf(Tiny().PlanGenerate(input, 100, 1).status());
+  ASSERT_EQ(violations.size(), 1U);
+  EXPECT_EQ(violations[0].field, "options.max_tokens");
+  EXPECT_THAT(violations[0].description, HasSubstr("the context holds 100, so at most 96 are left"));
 }
 
 TEST(ModelCatalogue, FindsByNameOrTheOnlyOne) {
@@ -150,11 +163,17 @@ ChatInput UserSays(const std::string& text) {
 }
 
 TEST(PlanChat, RendersTurns) {
-  const auto plan = Tiny().PlanChat(UserSays("Who made <|turn> heaven?"), 1);
+  const auto plan = Tiny().PlanChat(UserSays("Who made <|turn> heaven?"), kContext, 1);
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(plan->prompt.front(), kBos);
   // Two turns are opened by the format; the user's spelling of the token is only text.
   EXPECT_EQ(std::count(plan->prompt.begin(), plan->prompt.end(), 4), 2);
+}
+
+TEST(PlanChat, PromptAndAnswerFillTheContextThereIs) {
+  const auto plan = Tiny().PlanChat(UserSays("hi"), 100, 1);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(static_cast<int64_t>(plan->prompt.size()) + plan->options.max_tokens, 100);
 }
 
 struct BadChat {
@@ -167,7 +186,7 @@ class BadChats : public ::testing::TestWithParam<BadChat> {};
 TEST_P(BadChats, AreRefusedWithTheirField) {
   ChatInput input = UserSays("hi");
   GetParam().spoil(input);
-  const absl::Status status = Tiny().PlanChat(input, 1).status();
+  const absl::Status status = Tiny().PlanChat(input, kContext, 1).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
   const auto violations = ViolationsOf(status);
   ASSERT_FALSE(violations.empty()) << status;
@@ -232,7 +251,7 @@ struct Flow {
 Flow Stream(const std::string& text, std::vector<std::string> stops) {
   GenerateInput input = TextInput("a");
   input.options.stop = std::move(stops);
-  auto plan = Tiny().PlanGenerate(input, 1);
+  auto plan = Tiny().PlanGenerate(input, kContext, 1);
   EXPECT_TRUE(plan.ok());
   const auto ids = Tiny().Tokenize(text);
   EXPECT_TRUE(ids.ok());

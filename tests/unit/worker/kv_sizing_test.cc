@@ -112,6 +112,20 @@ TEST(SizeKv, BudgetHolds) {
   EXPECT_EQ(last_context, 1000);
 }
 
+TEST(SizeKv, FewerSequencesLeaveAShortenedContextAsItIs) {
+  ShardOptions options;
+  options.block_tokens = 8;
+  options.max_sequences = 1;
+  options.kv_budget_bytes = 80'000;
+  const auto one = SizeKv(Config(), Plan(), options);
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_LT(one->context, 1000);
+  options.max_sequences = 64;
+  const auto many = SizeKv(Config(), Plan(), options);
+  ASSERT_TRUE(many.ok()) << many.status();
+  EXPECT_EQ(many->context, one->context);
+}
+
 TEST(SizeKv, GivenBlocksBoundTheContext) {
   ShardOptions options;
   options.full_blocks = 5;
