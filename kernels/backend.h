@@ -4,8 +4,8 @@
 // enqueues work and returns; results reach the host only by Read(). No op depends, on the host, on a value
 // computed on the device. Device faults are sticky and surface at the next Read() or Synchronize().
 //
-// Batch invariance: each output row is the same bits whatever other rows share the call, on one backend,
-// instruction set and thread count notwithstanding. Reductions run in an order fixed by the shape of one row.
+// Batch invariance: each output row is the same bits whatever other rows share the call and whatever the number of
+// threads, on one backend and instruction set. Reductions run in an order fixed by the shape of one row.
 //
 // Shape letters: T rows (tokens) of a step, R rows that want logits, D model width, H query heads, K kv heads,
 // Hd head width, F mlp width, E experts, k experts of a token, V vocabulary, S tokens of a KV block.
@@ -383,7 +383,7 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string Name() const = 0;     // "ref", "cpu"
-  virtual std::string IsaPath() const = 0;  // part of the fingerprint: "scalar", "avx2", "avx512"
+  virtual std::string IsaPath() const = 0;  // part of the fingerprint: "scalar", "avx2".. "amx"
   virtual Activations activations() const = 0;
 
   // --- Memory. InvalidArgument, ResourceExhausted.

@@ -1,6 +1,8 @@
 // The reduction of logits to candidates, in pieces of fixed size that join in order. The result is that of
 // ReduceCandidates (kernels/sampling.h): the same tokens and scores, sums within rounding. An adjusted row is scanned
-// twice: as it is for what it reports, and in a copy of the piece for what it chooses from.
+// twice: as it is for what it reports, and in a copy of the piece for what it chooses from. Pieces that one thread
+// takes in turn have their candidates in common: what fell short of those of one piece need not be gathered in the
+// next.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -48,9 +50,24 @@ struct Piece {
   double sum = 0.0;
   float max_scaled = kNever;  // of those to choose from, as what follows
   double sum_scaled = 0.0;
-  Best best;                        // of a noisy row
-  std::vector<Candidate> top;       // in no order
-  std::vector<Candidate> reported;  // in no order, raw; of an adjusted row
+  Best best;  // of a noisy row
+};
+
+// The first `count` candidates of pieces of a row, in no order. Tokens come in rising order.
+class TopList {
+ public:
+  void Gather(const KernelTable& kernels, size_t count, const Slice& piece);
+  std::span<const Candidate> items() const { return items_; }
+
+ private:
+  std::vector<Candidate> items_;
+  float bar_ = kNever;
+};
+
+// Candidates of pieces that one thread took in turn.
+struct TopLists {
+  TopList choice;
+  TopList reported;  // raw; of an adjusted row
 };
 
 // Leaves the `count` first candidates, the last of them at the end.
@@ -59,19 +76,14 @@ void CutTo(size_t count, std::vector<Candidate>& some) {
   some.resize(count);
 }
 
-// The `count` first candidates, in no order. Gathers twice as many, cuts them, and goes on above the last one left.
-void FindTop(const KernelTable& kernels, size_t count, const Slice& piece, std::vector<Candidate>& top) {
-  top.clear();
-  float bar = kNever;
-  for (int64_t i = 0; (i = kernels.next_above(piece.logits, i, piece.count, bar)) < piece.count; ++i) {
-    top.push_back(piece.At(i));
-    if (top.size() == 2 * count) {
-      CutTo(count, top);
-      bar = top.back().logit;  // an equal logit further on has a higher id: it does not displace
+// Gathers twice as many, cuts them, and goes on above the last one left.
+void TopList::Gather(const KernelTable& kernels, size_t count, const Slice& piece) {
+  for (int64_t i = 0; (i = kernels.next_above(piece.logits, i, piece.count, bar_)) < piece.count; ++i) {
+    items_.push_back(piece.At(i));
+    if (items_.size() == 2 * count) {
+      CutTo(count, items_);
+      bar_ = items_.back().logit;  // an equal logit further on has a higher id: it does not displace
     }
-  }
-  if (top.size() > count) {
-    CutTo(count, top);
   }
 }
 
@@ -81,10 +93,10 @@ float NoiseBound(uint32_t word) {
   return c == 0 ? kMaxGumbelNoise : 1e-3F + 0.693148F * static_cast<float>(23 - (std::bit_width(c) - 1));
 }
 
-// The largest l / T + g, where `top` has the largest l. Most tokens fall to a bound: first to one on all noise, then to
-// one on their own.
+// The largest l / T + g of the piece and `top`. Most tokens fall to a bound: first to one on all noise, then to one on
+// their own.
 Best FindNoisiest(const KernelTable& kernels, const SamplingRow& row, const Slice& piece,
-                  const std::vector<Candidate>& top) {
+                  std::span<const Candidate> top) {
   const auto score = [&](const Candidate& c) {
     const float noise = GumbelNoise(row.seed, static_cast<uint32_t>(row.position), static_cast<uint32_t>(row.sample),
                                     static_cast<uint32_t>(c.token));
@@ -162,29 +174,31 @@ ScanSums SumsOf(const KernelTable& kernels, const Slice& slice, float max, float
 }
 
 // What the row chooses from in `slice`; `count` candidates.
-void ReduceChoice(const KernelTable& kernels, const SamplingRow& row, const Slice& slice, size_t count, Piece& piece) {
-  FindTop(kernels, count, slice, piece.top);
+void ReduceChoice(const KernelTable& kernels, const SamplingRow& row, const Slice& slice, size_t count, Piece& piece,
+                  TopList& top) {
+  top.Gather(kernels, count, slice);
   if (!IsGreedy(row) && !IsFiltered(row)) {
-    piece.best = FindNoisiest(kernels, row, slice, piece.top);
+    piece.best = FindNoisiest(kernels, row, slice, top.items());
   }
 }
 
-void ReducePlain(const KernelTable& kernels, const SamplingRow& row, const Slice& slice, int count, Piece& piece) {
+void ReducePlain(const KernelTable& kernels, const SamplingRow& row, const Slice& slice, int count, Piece& piece,
+                 TopLists& top) {
   piece.max = piece.max_scaled = kernels.max_logit(slice.logits, slice.count);
   const ScanSums sums = SumsOf(kernels, slice, piece.max, IsGreedy(row) ? 0.0F : 1.0F / row.temperature);
   piece.sum = sums.sum;
   piece.sum_scaled = sums.sum_scaled;
-  ReduceChoice(kernels, row, slice, static_cast<size_t>(count), piece);
+  ReduceChoice(kernels, row, slice, static_cast<size_t>(count), piece, top.choice);
 }
 
 // `copy`: room for the slice.
 void ReduceAdjusted(const KernelTable& kernels, const SamplingRow& row, const Adjustment& adjustment,
-                    const Slice& slice, int count, float* copy, Piece& piece) {
+                    const Slice& slice, int count, float* copy, Piece& piece, TopLists& top) {
   const int apart = ReportedApart(row);
   piece.max = kernels.max_logit(slice.logits, slice.count);
   piece.sum = SumsOf(kernels, slice, piece.max, 0.0F).sum;
   if (apart > 0) {
-    FindTop(kernels, static_cast<size_t>(apart), slice, piece.reported);
+    top.reported.Gather(kernels, static_cast<size_t>(apart), slice);
   }
   Adjust(adjustment, slice, copy);
   const Slice adjusted = {.logits = copy, .count = slice.count, .first_token = slice.first_token};
@@ -192,14 +206,14 @@ void ReduceAdjusted(const KernelTable& kernels, const SamplingRow& row, const Ad
   if (!IsGreedy(row)) {
     piece.sum_scaled = SumsOf(kernels, adjusted, piece.max_scaled, 1.0F / row.temperature).sum_scaled;
   }
-  ReduceChoice(kernels, row, adjusted, static_cast<size_t>(count - apart), piece);
+  ReduceChoice(kernels, row, adjusted, static_cast<size_t>(count - apart), piece, top.choice);
 }
 
-// The first candidates of all pieces, to.size() at most.
-void JoinLists(std::span<const Piece> pieces, std::vector<Candidate> Piece::*list, std::span<Candidate> to) {
+// The first candidates of all lists, to.size() at most.
+void JoinLists(std::span<const TopLists> tops, TopList TopLists::*list, std::span<Candidate> to) {
   std::vector<Candidate> all;
-  for (const Piece& piece : pieces) {
-    all.insert(all.end(), (piece.*list).begin(), (piece.*list).end());
+  for (const TopLists& top : tops) {
+    all.insert(all.end(), (top.*list).items().begin(), (top.*list).items().end());
   }
   if (all.size() > to.size() && !to.empty()) {
     CutTo(to.size(), all);
@@ -232,16 +246,16 @@ void JoinSums(const SamplingRow& row, std::span<const Piece> pieces, CandidateHe
 }
 
 // Joins the pieces of one row, `logits` of which are the slice that begins at first_token.
-void Join(const SamplingRow& row, std::span<const Piece> pieces, std::span<const float> logits, int64_t first_token,
-          int count, std::byte* record) {
+void Join(const SamplingRow& row, std::span<const Piece> pieces, std::span<const TopLists> tops,
+          std::span<const float> logits, int64_t first_token, int count, std::byte* record) {
   const auto raw = [&](int32_t token) { return logits[static_cast<size_t>(token - first_token)]; };
   CandidateHead head;
   JoinSums(row, pieces, head);
   const auto apart = static_cast<size_t>(ReportedApart(row));
   std::vector<Candidate> list(static_cast<size_t>(count));
   const std::span<Candidate> top = std::span(list).first(list.size() - apart);
-  JoinLists(pieces, &Piece::top, top);
-  JoinLists(pieces, &Piece::reported, std::span(list).last(apart));
+  JoinLists(tops, &TopLists::choice, top);
+  JoinLists(tops, &TopLists::reported, std::span(list).last(apart));
 
   Best best = {top[0].logit, top[0].token, top[0].logit};
   if (!IsGreedy(row) && !IsFiltered(row)) {
@@ -274,29 +288,38 @@ void CpuBackend::Candidates(Stream&, const Step& step, const CandidatesArgs& a) 
   const auto rows = static_cast<int64_t>(s.sampling.size());
   const int64_t per_row = (cols + kPiece - 1) / kPiece;
   std::vector<Piece> pieces(static_cast<size_t>(rows * per_row));
-  pool_.Run(rows * per_row, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / per_row;
-      const int64_t first = i % per_row * kPiece;
-      const Slice slice = {.logits = FloatRow(a.logits, row) + first,
-                           .count = std::min(kPiece, cols - first),
-                           .first_token = a.first_token + first};
-      const SamplingRow& sampling = s.sampling[static_cast<size_t>(row)];
-      Piece& piece = pieces[static_cast<size_t>(i)];
-      if (IsAdjusted(sampling)) {
-        ReduceAdjusted(kernels_, sampling, AdjustmentOf(s, row), slice, a.count, Own(thread).Floats(kPiece), piece);
-      } else {
-        ReducePlain(kernels_, sampling, slice, a.count, piece);
-      }
+  std::vector<TopLists> tops(pieces.size());  // at the first of the pieces that have it in common
+  pool_.Run(rows * per_row, std::max<int64_t>(1, rows * per_row / (8 * pool_.threads())),
+            [&](int64_t begin, int64_t end, int thread) {
+              TopLists* top = nullptr;
+              for (int64_t i = begin; i < end; ++i) {
+                const int64_t row = i / per_row;
+                const int64_t first = i % per_row * kPiece;
+                const Slice slice = {.logits = FloatRow(a.logits, row) + first,
+                                     .count = std::min(kPiece, cols - first),
+                                     .first_token = a.first_token + first};
+                const SamplingRow& sampling = s.sampling[static_cast<size_t>(row)];
+                Piece& piece = pieces[static_cast<size_t>(i)];
+                top = i == begin || first == 0 ? &tops[static_cast<size_t>(i)] : top;
+                if (IsAdjusted(sampling)) {
+                  ReduceAdjusted(kernels_, sampling, AdjustmentOf(s, row), slice, a.count, Own(thread).Floats(kPiece),
+                                 piece, *top);
+                } else {
+                  ReducePlain(kernels_, sampling, slice, a.count, piece, *top);
+                }
+              }
+            });
+  auto* out = static_cast<std::byte*>(a.out);
+  pool_.Run(rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) {
+      const auto of_row = [&](auto& all) {
+        return std::span(all).subspan(static_cast<size_t>(r * per_row), static_cast<size_t>(per_row));
+      };
+      const std::span<const float> logits(FloatRow(a.logits, r), static_cast<size_t>(cols));
+      Join(s.sampling[static_cast<size_t>(r)], of_row(pieces), of_row(tops), logits, a.first_token, a.count,
+           out + r * CandidateRecordBytes(a.count));
     }
   });
-  auto* out = static_cast<std::byte*>(a.out);
-  for (int64_t r = 0; r < rows; ++r, out += CandidateRecordBytes(a.count)) {
-    const SamplingRow& sampling = s.sampling[static_cast<size_t>(r)];
-    const auto of_row = std::span(pieces).subspan(static_cast<size_t>(r * per_row), static_cast<size_t>(per_row));
-    const std::span<const float> logits(FloatRow(a.logits, r), static_cast<size_t>(cols));
-    Join(sampling, of_row, logits, a.first_token, a.count, out);
-  }
 }
 
 }  // namespace alphecca::kernels::cpu

@@ -7,8 +7,9 @@
 namespace alphecca::kernels::cpu {
 namespace {
 
-// Activations of a tile stay in a core's second-level cache while the groups of a matrix pass.
-constexpr int64_t kTileBytes = 256 << 10;
+// Activations of a tile, in numbers (1 MiB as F32, a quarter as bytes): they stay near a core while the groups of a
+// matrix pass.
+constexpr int64_t kTileNumbers = 256 << 10;
 // Weights that a thread takes at a time.
 constexpr int64_t kPieceBytes = 128 << 10;
 // Columns of a tile of tokens that a thread quantises at a time: whole slabs of every type.
@@ -42,7 +43,7 @@ int64_t CpuBackend::Tile(const CpuMatrix& m) const {
   if (UsesTiles(m, kMaxTokens)) {  // its panels see to the caches themselves
     return kMaxTokens;
   }
-  return std::clamp<int64_t>(kTileBytes / std::max<int64_t>(1, m.cols) / 12 * 12, 12, kMaxTokens);
+  return std::clamp<int64_t>(kTileNumbers / std::max<int64_t>(1, m.cols) / 12 * 12, 12, kMaxTokens);
 }
 
 CpuBackend::Input CpuBackend::Prepare(const CpuMatrix& m, const float* in, int64_t stride, int64_t rows,

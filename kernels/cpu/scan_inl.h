@@ -26,6 +26,7 @@ float MaxLogit(const float* logits, int64_t count) {
 
 ScanSums SumLogits(const ScanArgs& a) {
   constexpr int64_t kRun = 1024;  // short sums in F32, joined in double
+  const bool scaled = a.inverse_t > 0.0F && a.inverse_t != 1.0F;
   ScanSums sums;
   for (int64_t begin = 0; begin < a.count; begin += kRun) {
     F sum = Zero();
@@ -33,12 +34,15 @@ ScanSums SumLogits(const ScanArgs& a) {
     ForEachVector(a.count - begin < kRun ? a.count - begin : kRun, [&](int64_t i, int lanes) {
       const F below = Sub(Max(LoadLogits(a.logits + begin + i, lanes), Never()), Set(a.max));
       sum = Add(sum, Exp(below));
-      if (a.inverse_t > 0.0F) {
+      if (scaled) {
         sum_scaled = Add(sum_scaled, Exp(Mul(below, Set(a.inverse_t))));
       }
     });
     sums.sum += Sum(sum);
     sums.sum_scaled += Sum(sum_scaled);
+  }
+  if (a.inverse_t == 1.0F) {
+    sums.sum_scaled = sums.sum;
   }
   return sums;
 }
