@@ -8,11 +8,11 @@ import sys
 import time
 import unittest
 
-from cluster_client import LENGTH, PROMPT, REST, STOP, ClusterTest, Code, options, text_request  # first: it makes the stubs
+from cluster_client import ARGS, LENGTH, PROMPT, REST, STOP, ClusterTest, Code, options, text_request  # first: it makes the stubs
 
 import grpc
 import local_cluster
-from alphecca.v1 import inference_pb2 as pb
+from alphecca.v1 import inference_pb2 as pb, inference_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 
 
@@ -160,17 +160,6 @@ class Serving(ClusterTest):
         self.assertEqual(caught.exception.code(), Code.DEADLINE_EXCEEDED)
         self.wait_idle()
 
-    def test_nobody_works_while_nothing_is_asked(self):
-        self.generate(text_request(max_tokens=5))
-        self.wait_idle()
-        processes = [self.cluster.coordinator, *self.cluster.workers.values()]
-        before, begin = [process.cpu_seconds() for process in processes], time.monotonic()
-        time.sleep(3)  # the span that is measured
-        seconds = time.monotonic() - begin
-        for process, spent in zip(processes, before):
-            self.assertGreater(spent, 0, process.name)
-            self.assertLess((process.cpu_seconds() - spent) / seconds, 0.01, f"{process.name}: share of a CPU while idle")
-
     def test_metrics(self):
         before = self.cluster.metric("alphecca_output_tokens_total")
         self.generate(text_request(max_tokens=5))
@@ -181,6 +170,27 @@ class Serving(ClusterTest):
             self.assertGreater(self.cluster.metric(name), 0, name)
         self.assertEqual(self.cluster.metric("alphecca_workers"), 2)
         self.assertEqual(self.cluster.metric("alphecca_groups", state="ready"), 1)
+
+
+class Idle(ClusterTest):
+    @classmethod
+    def setUpClass(cls):
+        # Two threads a worker: with one, the pool has none of its own that could spin.
+        cls.cluster = local_cluster.Cluster(ARGS.bin, ARGS.model, flags=("--tp", "2", "--ep", "2"), threads=2)
+        cls.addClassCleanup(cls.cluster.stop)
+        cls.stub = inference_pb2_grpc.InferenceStub(cls.cluster.channel)
+        cls.cluster.wait_ready()
+
+    def test_nobody_works_while_nothing_is_asked(self):
+        self.generate(text_request(max_tokens=5))
+        self.wait_idle()
+        processes = [self.cluster.coordinator, *self.cluster.workers.values()]
+        before, begin = [process.cpu_seconds() for process in processes], time.monotonic()
+        time.sleep(3)  # the span that is measured
+        seconds = time.monotonic() - begin
+        for process, spent in zip(processes, before):
+            self.assertGreater(spent, 0, process.name)
+            self.assertLess((process.cpu_seconds() - spent) / seconds, 0.01, f"{process.name}: share of a CPU while idle")
 
 
 def raw(message):

@@ -99,14 +99,17 @@ class Cluster:
     """A coordinator and as many workers as the model's ranks.
 
     model None: the flags say which. hosts: of the workers, by index, where they are not all here. memory_gib: what each may use.
+    threads: of each worker.
     """
 
-    def __init__(self, binaries, model=None, name="tiny", workers=2, flags=(), address="127.0.0.1", hosts=(), memory_gib=None):
+    def __init__(self, binaries, model=None, name="tiny", workers=2, flags=(), address="127.0.0.1", hosts=(), memory_gib=None,
+                 threads=1):
         self.binaries = binaries
         self.hosts = {f"w{index}": host for index, host in enumerate(hosts)}
         self.folder = tempfile.TemporaryDirectory(prefix="alphecca-e2e-")
         self.workers = {}
         self.memory_gib = memory_gib
+        self.threads = threads
         self.coordinator = Process(self.folder.name, "coordinator",
                                    [os.path.join(binaries, "alphecca-coordinator"), "--listen", f"{address}:0", "--metrics",
                                     "127.0.0.1:0", "--drain", "20", *(["--model", f"{name}={model}"] if model else []), *flags])
@@ -124,8 +127,8 @@ class Cluster:
         memory = ["--memory", str(self.memory_gib)] if self.memory_gib else []
         self.workers[name] = Process(self.folder.name, name,
                                      [*host.prefix, os.path.join(self.binaries, "alphecca-worker"), "--coordinator", self.address,
-                                      "--listen", f"{host.address}:0", "--metrics", "127.0.0.1:0", "--name", name, "--threads", "1",
-                                      *memory])
+                                      "--listen", f"{host.address}:0", "--metrics", "127.0.0.1:0", "--name", name, "--threads",
+                                      str(self.threads), *memory])
 
     def stop(self):
         for worker in self.workers.values():

@@ -66,6 +66,21 @@ std::vector<SequenceRequest> Mixture() {
   return requests;
 }
 
+// The mixture and nine more, with answers so long that all have joined before the first ends.
+std::vector<SequenceRequest> Crowd() {
+  std::vector<SequenceRequest> requests = Mixture();
+  while (requests.size() < 17) {
+    const auto i = static_cast<int32_t>(requests.size());
+    requests.push_back(MakeRequest(requests.size() + 1, MakePrompt(5 + i, i + 10), 1));
+    SampleWith(requests.back(), requests.size(), 1.0F, 0, 0.95F);
+    requests.back().logprobs = 3;
+  }
+  for (SequenceRequest& request : requests) {
+    request.max_tokens = 40;
+  }
+  return requests;
+}
+
 class EngineEquivalence : public testing::TestWithParam<std::string> {
  protected:
   // The mixture on one rank, whole prompts: made once a model.
@@ -80,6 +95,14 @@ class EngineEquivalence : public testing::TestWithParam<std::string> {
   static RunOptions Options() {
     RunOptions options;
     options.model = GetParam();
+    return options;
+  }
+  // 8-bit products, of one row and of many, whose groups two threads share.
+  static RunOptions Quantised() {
+    RunOptions options = Options();
+    options.weights = model::WeightType::kQ4_0;
+    options.threads = 2;
+    options.max_sequences = 17;
     return options;
   }
 };
@@ -102,6 +125,22 @@ TEST_P(EngineEquivalence, SequencesAtOnceGiveWhatEachGivesAlone) {
   const Answers& together = Baseline();
   uint64_t epoch = 0;
   for (const SequenceRequest& request : Mixture()) {
+    SCOPED_TRACE(request.id.value);
+    const Answers alone = RunAll(*group, 256, ++epoch, {request});
+    ExpectSameBits(alone.at(request.id.value), together.at(request.id.value));
+  }
+}
+
+TEST_P(EngineEquivalence, QuantisedASequenceAmongSixteenGivesWhatItGivesAlone) {
+  const auto checkpoint = OpenModel(GetParam());
+  ASSERT_NE(checkpoint, nullptr);
+  const auto group = MakeGroup(*checkpoint, Quantised());
+  ASSERT_NE(group, nullptr);
+  uint64_t epoch = 1;
+  EngineCounts counts;
+  const Answers together = RunAll(*group, 256, epoch, Crowd(), false, &counts);
+  EXPECT_EQ(counts.running, 17);
+  for (const SequenceRequest& request : Crowd()) {
     SCOPED_TRACE(request.id.value);
     const Answers alone = RunAll(*group, 256, ++epoch, {request});
     ExpectSameBits(alone.at(request.id.value), together.at(request.id.value));
@@ -176,10 +215,14 @@ TEST_P(EngineEquivalence, FromThePrefixCacheTheAnswerIsTheSame) {
   ExpectCacheChangesNothing(Options(), Baseline());
 }
 
-TEST_P(EngineEquivalence, GivingWayChangesNothing) {
-  RunOptions options = Options();
-  options.full_blocks = 16;  // the eight below want 40 in the end
-  const auto checkpoint = OpenModel(GetParam());
+TEST_P(EngineEquivalence, QuantisedFromThePrefixCacheTheAnswerIsTheSame) {
+  ExpectCacheChangesNothing(Quantised(), RunFresh(Quantised(), Mixture()));
+}
+
+void ExpectGivingWayChangesNothing(RunOptions options) {
+  options.full_blocks = 16;  // those below want more than 40 in the end
+  const auto checkpoint = OpenModel(options.model);
+  ASSERT_NE(checkpoint, nullptr);
   const auto tight = MakeGroup(*checkpoint, options);
   ASSERT_NE(tight, nullptr);
   const auto requests = [] {  // made anew for each run: constraints remember
@@ -199,6 +242,14 @@ TEST_P(EngineEquivalence, GivingWayChangesNothing) {
     SCOPED_TRACE(id);
     ExpectSameBits(heard, answers.at(id));
   }
+}
+
+TEST_P(EngineEquivalence, GivingWayChangesNothing) {
+  ExpectGivingWayChangesNothing(Options());
+}
+
+TEST_P(EngineEquivalence, QuantisedGivingWayChangesNothing) {
+  ExpectGivingWayChangesNothing(Quantised());
 }
 
 TEST_P(EngineEquivalence, SamplesThatShareTheirPromptGiveWhatEachGivesAlone) {

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,13 +14,14 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "model/checkpoint.h"
+#include "model/weight_type.h"
 #include "tests/fakes/recording_sink.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/local_group.h"
 
 namespace alphecca::engine {
 
-// What makes a run: how the model is split and how steps are cut.
+// What makes a run: how the model is held and split, and how steps are cut.
 struct RunOptions {
   std::string model = "tiny-moe";
   int tp = 1;
@@ -30,6 +33,8 @@ struct RunOptions {
   int block_tokens = 16;
   int64_t full_blocks = 0;  // 0: as many as sequences may want
   kernels::DType kv_type = kernels::DType::kBF16;
+  model::WeightType weights = model::WeightType::kAsFile;
+  int threads = 1;  // of each rank
 };
 
 inline std::shared_ptr<const model::Checkpoint> OpenModel(const std::string& name) {
@@ -44,8 +49,8 @@ inline std::shared_ptr<const model::Checkpoint> OpenModel(const std::string& nam
 inline std::unique_ptr<LocalGroup> MakeGroup(const model::Checkpoint& checkpoint, const RunOptions& options) {
   LocalGroupOptions group;
   group.sharding = {.tp = options.tp, .ep = options.ep, .mode = options.expert_mode, .replicas = options.replicas};
-  group.backend = [](int) -> absl::StatusOr<std::unique_ptr<kernels::Backend>> {
-    return kernels::CreateCpuBackend({.threads = 1});
+  group.backend = [threads = options.threads](int) -> absl::StatusOr<std::unique_ptr<kernels::Backend>> {
+    return kernels::CreateCpuBackend({.threads = threads});
   };
   group.shard.context = 512;
   group.shard.max_sequences = options.max_sequences;
@@ -53,6 +58,7 @@ inline std::unique_ptr<LocalGroup> MakeGroup(const model::Checkpoint& checkpoint
   group.shard.block_tokens = options.block_tokens;
   group.shard.full_blocks = options.full_blocks;
   group.shard.kv_type = options.kv_type;
+  group.shard.weights = options.weights;
   auto made = LocalGroup::Create(checkpoint, group);
   if (!made.ok()) {
     ADD_FAILURE() << made.status();
@@ -63,18 +69,27 @@ inline std::unique_ptr<LocalGroup> MakeGroup(const model::Checkpoint& checkpoint
 
 using Answers = std::map<uint64_t, RecordingSink::Heard>;
 
-// Opens the requests on an engine of its own, all at once or each when the one before has ended, and waits for their
-// ends.
+// Opens the requests on an engine of its own, all before anyone hears of a token or each when the one before has ended,
+// and waits for their ends. `counts`: the engine's then, but in `running` the most that ran at once.
 inline Answers RunAll(LocalGroup& group, int64_t step_tokens, uint64_t epoch,
                       const std::vector<SequenceRequest>& requests, bool in_turn = false,
                       EngineCounts* counts = nullptr) {
   Answers answers;
+  auto sink = std::make_shared<RecordingSink>();
+  int most_running = 0;
+  std::promise<void> all_open;
+  sink->set_on_step([ready = all_open.get_future().share(), heard = sink.get(), &most_running] {
+    ready.wait();
+    most_running = std::max(most_running, heard->running());
+  });
+  if (in_turn) {
+    all_open.set_value();
+  }
   auto engine = Engine::Create({.epoch = Epoch(epoch), .step_tokens = step_tokens}, group.runner(0), group.followers());
   if (!engine.ok()) {
     ADD_FAILURE() << engine.status();
     return answers;
   }
-  auto sink = std::make_shared<RecordingSink>();
   std::vector<uint64_t> opened;
   for (const SequenceRequest& request : requests) {
     const absl::Status status = (*engine)->Open(sink, request);
@@ -86,12 +101,16 @@ inline Answers RunAll(LocalGroup& group, int64_t step_tokens, uint64_t epoch,
       sink->AwaitEnd(request.id.value);
     }
   }
+  if (!in_turn) {
+    all_open.set_value();
+  }
   for (const uint64_t id : opened) {
     answers[id] = sink->AwaitEnd(id);
     EXPECT_TRUE(answers[id].error.ok()) << answers[id].error;
   }
   if (counts != nullptr) {
     *counts = (*engine)->counts();
+    counts->running = most_running;
   }
   return answers;
 }

@@ -81,12 +81,16 @@ TEST_P(BatchInvarianceTest, GatedProductsOfManyRowsBeginLikeThoseOfFew) {
   ExpectRowsAlikeInAnyNumber(GetParam(), DType::kQ6_K, 2 * 272, 256, Product::kGated);
 }
 
+// Deviation of queries of heads of this width under which scores are neither flat nor a single key.
+double QuerySigma(int width) {
+  return 2.4 / std::sqrt(width);
+}
+
 // Each row alone, which cuts its keys among threads, against all in one step.
-TEST_P(AttentionInvarianceTest, ARowIsTheSameAloneAndAmongOthers) {
+void ExpectRowsAlikeAloneAndTogether(CpuBackend& backend, int width) {
   constexpr int kKeys = 300;
-  const std::unique_ptr<CpuBackend> backend = GetParam().Create();
-  OpRun run(*backend, 11);
-  KvPool* pool = run.Pool({.layers = {{2, 64}},
+  OpRun run(backend, 11);
+  KvPool* pool = run.Pool({.layers = {{2, width}},
                            .block_tokens = 16,
                            .num_blocks = 20,
                            .num_slots = 1,
@@ -109,16 +113,15 @@ TEST_P(AttentionInvarianceTest, ARowIsTheSameAloneAndAmongOthers) {
     return run.Upload(maker.Input(), pool, nullptr);
   };
   const Step& together = upload(0, keys.size());
-  ASSERT_TRUE(backend
-                  ->KvImport(run.stream(), *pool, 0, 0, {0, kKeys}, run.Normal(int64_t{2} * kKeys * 64),
-                             run.Normal(int64_t{2} * kKeys * 64))
-                  .ok());
-  const int64_t cols = int64_t{6} * 64;
-  const Tensor q = run.Random(rows, cols, 0, 0.3);
+  const std::vector<float> key = run.Normal(int64_t{2} * kKeys * width);
+  const std::vector<float> value = run.Normal(int64_t{2} * kKeys * width);
+  ASSERT_TRUE(backend.KvImport(run.stream(), *pool, 0, 0, {0, kKeys}, key, value).ok());
+  const int64_t cols = int64_t{6} * width;
+  const Tensor q = run.Random(rows, cols, 0, QuerySigma(width));
   const auto attend = [&](const Step& step, Tensor queries) {
     const Tensor out = run.Empty(queries.rows, cols);
-    backend->Attend(run.stream(), step,
-                    {.q = queries, .heads = 6, .head_dim = 64, .group = 3, .pool = pool, .out = out});
+    backend.Attend(run.stream(), step,
+                   {.q = queries, .heads = 6, .head_dim = width, .group = 3, .pool = pool, .out = out});
     return run.Get(out);
   };
   const std::vector<float> want = attend(together, q);
@@ -127,54 +130,68 @@ TEST_P(AttentionInvarianceTest, ARowIsTheSameAloneAndAmongOthers) {
     row.rows = 1;
     row.data = FloatRow(q, t);
     const std::vector<float> got = attend(upload(static_cast<size_t>(t), 1), row);
-    EXPECT_EQ(std::memcmp(got.data(), want.data() + t * cols, got.size() * sizeof(float)), 0) << "row " << t;
+    EXPECT_EQ(std::memcmp(got.data(), want.data() + t * cols, got.size() * sizeof(float)), 0)
+        << "heads of " << width << ", row " << t;
+  }
+}
+
+TEST_P(AttentionInvarianceTest, ARowIsTheSameAloneAndAmongOthers) {
+  const std::unique_ptr<CpuBackend> backend = GetParam().Create();
+  for (const int width : {64, 256, 512}) {
+    ExpectRowsAlikeAloneAndTogether(*backend, width);
   }
 }
 
 // A long chunk of a prompt, cut in several ways.
 class AttentionChunk {
  public:
-  static constexpr int kKeys = 600;
+  struct Shape {
+    DType type;  // of keys and values
+    int width;   // of a head
+    int keys;    // that lie in the pool
+    int block_tokens;
+    int window;  // 0: none
+  };
   static constexpr int kRows = 70;
   static constexpr int kHeads = 6;
-  static constexpr int kWidth = 64;
   static constexpr int kSpoiled = 3;  // positions at the end whose values are infinite, and keys not numbers
 
-  AttentionChunk(CpuBackend& backend, DType type, int block_tokens, int window) : run_(backend, 11) {
-    const int64_t blocks = (kKeys + block_tokens - 1) / block_tokens;
-    pool_ = run_.Pool({.layers = {{2, kWidth}},
-                       .block_tokens = block_tokens,
+  AttentionChunk(CpuBackend& backend, const Shape& shape) : run_(backend, 11), width_(shape.width) {
+    const int64_t blocks = (shape.keys + shape.block_tokens - 1) / shape.block_tokens;
+    pool_ = run_.Pool({.layers = {{2, width_}},
+                       .block_tokens = shape.block_tokens,
                        .num_blocks = blocks,
                        .num_slots = 1,
                        .max_blocks_per_slot = blocks,
-                       .type = type});
-    const int32_t seen_first = window == 0 ? 0 : kKeys - kRows - window + 1;
+                       .type = shape.type});
+    const int32_t seen_first = shape.window == 0 ? 0 : shape.keys - kRows - shape.window + 1;
     for (int32_t i = 0; i < blocks; ++i) {
       // None where no row looks.
-      const bool seen = (i + 1) * block_tokens > seen_first;
+      const bool seen = (i + 1) * shape.block_tokens > seen_first;
       table_.push_back({0, i, seen ? static_cast<int32_t>(blocks - 1 - i) : -1});
     }
     for (int32_t t = 0; t < kRows; ++t) {
-      const int32_t position = kKeys - kRows + t;
-      const int32_t image_end = kKeys - 20;  // rows 30..50 see each other both ways
-      keys_.push_back({window == 0 ? 0 : position - window + 1, t >= 30 && t < 50 ? image_end - 1 : position});
+      const int32_t position = shape.keys - kRows + t;
+      const int32_t image_end = shape.keys - 20;  // rows 30..50 see each other both ways
+      keys_.push_back(
+          {shape.window == 0 ? 0 : position - shape.window + 1, t >= 30 && t < 50 ? image_end - 1 : position});
     }
-    q_ = run_.Random(kRows, kHeads * kWidth, 0, 0.3);
+    q_ = run_.Random(kRows, int64_t{kHeads} * width_, 0, QuerySigma(width_));
     Upload(0, 1);
-    const Range positions = {seen_first, kKeys};
-    std::vector<float> key = run_.Normal(2 * positions.size() * kWidth);
-    std::vector<float> value = run_.Normal(2 * positions.size() * kWidth);
+    const Range positions = {seen_first, shape.keys};
+    std::vector<float> key = run_.Normal(2 * positions.size() * width_);
+    std::vector<float> value = run_.Normal(2 * positions.size() * width_);
     for (int head = 0; head < 2; ++head) {
       const auto end = static_cast<int64_t>(key.size()) / 2 * (head + 1);
-      std::fill(key.begin() + end - kSpoiled * kWidth, key.begin() + end, NAN);
-      std::fill(value.begin() + end - kSpoiled * kWidth, value.begin() + end, INFINITY);
+      std::fill(key.begin() + end - kSpoiled * width_, key.begin() + end, NAN);
+      std::fill(value.begin() + end - kSpoiled * width_, value.begin() + end, INFINITY);
     }
     Check(backend.KvImport(run_.stream(), *pool_, 0, 0, positions, key, value).ok(), "KvImport of a test");
   }
 
   // The rows, `chunk` of them a step, but for those that see what is spoiled.
   std::vector<float> Attend(int64_t chunk) {
-    const int64_t cols = kHeads * kWidth;
+    const int64_t cols = int64_t{kHeads} * width_;
     std::vector<float> all;
     for (int64_t begin = 0; begin < kRows; begin += chunk) {
       const int64_t rows = std::min(chunk, kRows - begin);
@@ -184,7 +201,7 @@ class AttentionChunk {
       const Tensor out = run_.Empty(rows, cols);
       run_.backend().Attend(
           run_.stream(), Upload(begin, rows),
-          {.q = q, .heads = kHeads, .head_dim = kWidth, .group = 3, .pool = pool_, .pool_layer = 0, .out = out});
+          {.q = q, .heads = kHeads, .head_dim = width_, .group = 3, .pool = pool_, .pool_layer = 0, .out = out});
       const std::vector<float> got = run_.Get(out);
       all.insert(all.end(), got.begin(), got.end());
     }
@@ -204,6 +221,7 @@ class AttentionChunk {
   }
 
   OpRun run_;
+  const int width_;
   KvPool* pool_ = nullptr;
   std::vector<BlockTableUpdate> table_;
   std::vector<KeyRange> keys_;
@@ -213,16 +231,24 @@ class AttentionChunk {
 TEST_P(AttentionInvarianceTest, AChunkIsTheSameHoweverItIsCut) {
   const std::unique_ptr<CpuBackend> single = CpuPath{GetParam().kernels, GetParam().activations, 1}.Create();
   const std::unique_ptr<CpuBackend> backend = GetParam().Create();
+  std::vector<AttentionChunk::Shape> shapes;
   for (const DType type : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
-    for (const int window : {0, 100}) {
-      const int block_tokens = window == 0 ? 16 : 24;
-      const std::vector<float> want = AttentionChunk(*single, type, block_tokens, window).Attend(1);
-      EXPECT_TRUE(std::all_of(want.begin(), want.end(), [](float x) { return std::isfinite(x); }));
-      for (const int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{AttentionChunk::kRows}}) {
-        const std::vector<float> got = AttentionChunk(*backend, type, block_tokens, window).Attend(chunk);
-        EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0)
-            << TypeName(type) << ", window " << window << ", " << chunk << " rows a step";
-      }
+    shapes.push_back({.type = type, .width = 64, .keys = 600, .block_tokens = 16, .window = 0});
+    shapes.push_back({.type = type, .width = 64, .keys = 600, .block_tokens = 24, .window = 100});
+  }
+  // Sliding and full layers as large models have them; few keys, as wide heads take long on the slowest path.
+  for (const DType type : {DType::kBF16, DType::kQ8_0}) {
+    shapes.push_back({.type = type, .width = 256, .keys = 300, .block_tokens = 16, .window = 100});
+    shapes.push_back({.type = type, .width = 512, .keys = 300, .block_tokens = 16, .window = 0});
+  }
+  for (const AttentionChunk::Shape& shape : shapes) {
+    const std::vector<float> want = AttentionChunk(*single, shape).Attend(1);
+    EXPECT_TRUE(std::all_of(want.begin(), want.end(), [](float x) { return std::isfinite(x); }));
+    for (const int64_t chunk : {int64_t{1}, int64_t{7}, int64_t{AttentionChunk::kRows}}) {
+      const std::vector<float> got = AttentionChunk(*backend, shape).Attend(chunk);
+      EXPECT_EQ(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)), 0)
+          << TypeName(shape.type) << ", heads of " << shape.width << ", window " << shape.window << ", " << chunk
+          << " rows a step";
     }
   }
 }
