@@ -4,6 +4,7 @@ import re
 BEGIN, END = "<!-- bench-peer: written by make bench-peer -->", "<!-- bench-peer: end -->"
 CALM = 0.05  # of the CPUs, that others may take before it is told
 ROUNDS = 5   # fewer are told
+FIELDS = {"ours": "", "ratio": "ratio ", "share_of_bound": "share "}
 HEAD = ["| work | unit | ours | llama.cpp | ratio | bound | share of bound | notes | measured, with memory reads and int8 at |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
 
@@ -17,8 +18,10 @@ def shown(value):
 def notes_of(result):
     """All that a result has beside the columns."""
     notes = []
-    if "aim" in result:
-        notes.append(f"aim: at most {shown(result['aim'])}, {'met' if result['met'] else 'MISSED'}")
+    for aim in result.get("aims", ()):
+        if aim["met"] is not None:
+            bound = f"at least {shown(aim['least'])}" if aim["most"] is None else f"at most {shown(aim['most'])}"
+            notes.append(f"aim: {FIELDS[aim['of']]}{bound}, {'met' if aim['met'] else 'MISSED'}")
     for name, value in result.get("notes", {}).items():
         sides = [f"{'ours' if side == 'ours' else 'llama.cpp'} {shown(number)}" for side, number in value.items()]
         notes.append(f"{name}: {', '.join(sides)}")
@@ -37,14 +40,18 @@ def table_row(result, measured):
 
 
 def verdict(rows, order):
-    """The rows whose ratio is below 1, and those that this machine has not measured, in words."""
+    """The rows whose ratio is below 1, those that miss an aim, and those that this machine has not measured, in words."""
     slow = []
-    for row in rows.values():
+    missed = []
+    for work, row in rows.items():
         cells = [c.strip() for c in row.strip("| ").split("|")]
         if cells[4] and float(cells[4]) < 1:
-            slow.append(f"{cells[0]} ({cells[4]})")
+            slow.append(f"{work} ({cells[4]})")
+        if "MISSED" in cells[7]:
+            missed.append(work)
     missing = [work for work in order if work not in rows]
     words = f"Behind llama.cpp: {', '.join(slow)}." if slow else "No row is behind llama.cpp."
+    words += f" Aims missed, in part: {', '.join(missed)}." if missed else ""
     return words + (f" Not measured on this machine: {', '.join(missing)}." if missing else "")
 
 

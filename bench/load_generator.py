@@ -74,9 +74,11 @@ def stubs():
 class GrpcServer:
     """Ours. Thread-safe."""
 
-    def __init__(self, address, model="", timeout=TIMEOUT):
+    def __init__(self, address, model="", timeout=TIMEOUT, sampling=None):
+        """sampling: fields of Sampling; without: greedy."""
         import grpc
         self.timeout = timeout
+        self.sampling = sampling or {"temperature": 0.0}
         self.error = grpc.RpcError
         self.pb, pb_grpc, self.types = stubs()
         self.model = model
@@ -90,7 +92,7 @@ class GrpcServer:
         answer = Answer(due or time.perf_counter())
         request = self.pb.GenerateRequest(
             model=self.model, ids=self.pb.TokenIds(ids=prompt),
-            options=self.pb.GenerationOptions(max_tokens=tokens, ignore_eos=True, sampling=self.types.Sampling(temperature=0.0)))
+            options=self.pb.GenerationOptions(max_tokens=tokens, ignore_eos=True, sampling=self.types.Sampling(**self.sampling)))
         try:
             for event in self.stub.Generate(request, timeout=self.timeout):
                 if event.ids:
