@@ -237,10 +237,8 @@ TEST_P(AttentionInvarianceTest, AChunkIsTheSameHoweverItIsCut) {
     shapes.push_back({.type = type, .width = 64, .keys = 600, .block_tokens = 24, .window = 100});
   }
   // Sliding and full layers as large models have them; few keys, as wide heads take long on the slowest path.
-  for (const DType type : {DType::kBF16, DType::kQ8_0}) {
-    shapes.push_back({.type = type, .width = 256, .keys = 300, .block_tokens = 16, .window = 100});
-    shapes.push_back({.type = type, .width = 512, .keys = 300, .block_tokens = 16, .window = 0});
-  }
+  shapes.push_back({.type = DType::kQ8_0, .width = 256, .keys = 200, .block_tokens = 16, .window = 100});
+  shapes.push_back({.type = DType::kBF16, .width = 512, .keys = 150, .block_tokens = 16, .window = 0});
   for (const AttentionChunk::Shape& shape : shapes) {
     const std::vector<float> want = AttentionChunk(*single, shape).Attend(1);
     EXPECT_TRUE(std::all_of(want.begin(), want.end(), [](float x) { return std::isfinite(x); }));
