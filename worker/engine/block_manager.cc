@@ -79,14 +79,16 @@ bool BlockManager::CanStart(std::span<const model::BlockHash> cached, int64_t to
     if (capacity(kind) == 0) {
       continue;
     }
-    // Cached blocks that nobody uses are taken out of what is available; those in use cost nothing.
+    // Cached blocks that nobody uses are taken out of what is available; those in use cost nothing, but are no room for
+    // others once a window has passed them.
     const int64_t first = FirstBlock(kind, blocks * options_.block_tokens);
     int64_t shared = 0;
     for (int64_t i = first; i < blocks; ++i) {
       const int32_t block = pools_[kind].Find(cached[static_cast<size_t>(i)]);
       shared += block >= 0 && pools_[kind].users(block) > 0 ? 1 : 0;
     }
-    if (Need(kind, tokens) - shared + spare[kind] > available(kind)) {
+    const int64_t wanted = std::min(Need(kind, tokens), BlocksFor(tokens, options_.block_tokens) - first - shared);
+    if (wanted + spare[kind] > available(kind)) {
       return false;
     }
   }

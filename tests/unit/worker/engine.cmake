@@ -1,5 +1,5 @@
-alphecca_test(worker_block_manager_test SOURCES block_manager_test.cc block_pool_test.cc DEPS alphecca::worker_engine)
-alphecca_test(worker_scheduler_test SOURCES scheduler_random_test.cc scheduler_test.cc DEPS alphecca::worker_engine)
+alphecca_test(worker_block_manager_test SOURCES block_manager_random_test.cc block_manager_test.cc block_pool_test.cc DEPS alphecca::worker_engine)
+alphecca_test(worker_scheduler_test SOURCES scheduler_fairness_test.cc scheduler_random_test.cc scheduler_test.cc DEPS alphecca::worker_engine)
 alphecca_test(worker_engine_test SOURCES engine_cache_test.cc engine_refusals_test.cc engine_test.cc DEPS alphecca::worker_engine)
 alphecca_test(worker_engine_stress_test SOURCES engine_stress_test.cc DEPS alphecca::worker_engine)
 alphecca_test(worker_plan_check_test SOURCES plan_check_test.cc DEPS alphecca::worker_engine)

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <map>
 #include <optional>
@@ -75,7 +76,7 @@ class NaiveDevice {
  private:
   static constexpr size_t kMostSlots = 16;
   struct Table {
-    std::map<int64_t, int32_t> blocks[2];
+    std::array<std::map<int64_t, int32_t>, 2> blocks;
   };
   template <typename F>
   void ForPools(const F& f) {
@@ -108,6 +109,9 @@ struct Running {
   int64_t max_tokens = 0;
   int64_t ends_at = 0;  // tokens it generates before a stop token
   bool uses_cache = false;
+  bool prompt_logits = false;
+  bool one_at_a_time = false;
+  absl::Time deadline = absl::InfiniteFuture();
 };
 
 class Simulation {
@@ -121,7 +125,8 @@ class Simulation {
                  .block_tokens = static_cast<int>(Draw(1, 6)),
                  .full_blocks = Draw(0, 5) == 0 ? 0 : Draw(10, 40),
                  .sliding_blocks = 0,
-                 .sliding_window = static_cast<int>(Draw(1, 10))},
+                 .sliding_window = static_cast<int>(Draw(1, 10)),
+                 .step_time = Draw(0, 1) == 0 ? absl::InfiniteDuration() : absl::Milliseconds(20)},
         hasher_(kKey, "revision", options_.block_tokens) {
     if (options_.full_blocks == 0 || Draw(0, 3) > 0) {
       options_.sliding_blocks = Draw(12, 40);
@@ -140,6 +145,8 @@ class Simulation {
       } else if (kind == 2 && keys_ > 0) {
         const SequenceKey key(static_cast<uint64_t>(Draw(1, static_cast<int64_t>(keys_))));
         ASSERT_EQ(scheduler_->Remove(key), live_.erase(key.value) > 0);
+      } else if (kind == 3) {
+        ASSERT_NO_FATAL_FAILURE(Expire());
       } else {
         ASSERT_NO_FATAL_FAILURE(Step());
       }
@@ -166,6 +173,20 @@ class Simulation {
 
   Content After(const std::vector<int32_t>& tokens) const { return hasher_.Next(hasher_.Root("content"), tokens); }
 
+  void Expire() {
+    now_ += absl::Seconds(Draw(0, 3));
+    std::vector<SequenceKey> expired;
+    for (const auto& [key, sequence] : live_) {
+      if (sequence.deadline <= now_) {
+        expired.emplace_back(key);
+      }
+    }
+    ASSERT_EQ(scheduler_->TakeExpired(now_), expired);
+    for (const SequenceKey key : expired) {
+      live_.erase(key.value);
+    }
+  }
+
   void Add() {
     Running sequence;
     sequence.prompt = Draw(1, 30);
@@ -176,6 +197,9 @@ class Simulation {
     sequence.max_tokens = Draw(1, 16);
     sequence.ends_at = Draw(1, 2 * sequence.max_tokens);
     sequence.uses_cache = Draw(0, 3) > 0;
+    sequence.prompt_logits = Draw(0, 5) == 0;
+    sequence.one_at_a_time = Draw(0, 5) == 0;
+    sequence.deadline = Draw(0, 3) == 0 ? now_ + absl::Seconds(Draw(0, 20)) : absl::InfiniteFuture();
     sequence.device = sequence.tokens;
     for (size_t i = 1; i <= sequence.tokens.size(); ++i) {
       sequence.contents.push_back(After({sequence.tokens.begin(), sequence.tokens.begin() + static_cast<long>(i)}));
@@ -183,12 +207,14 @@ class Simulation {
     Arrival arrival{.key = SequenceKey(++keys_),
                     .prompt_tokens = sequence.prompt,
                     .max_tokens = sequence.max_tokens,
-                    .prompt_logits = Draw(0, 5) == 0,
+                    .prompt_logits = sequence.prompt_logits,
+                    .one_at_a_time = sequence.one_at_a_time,
                     .names = {},
                     .whole = std::nullopt,
                     .tenant = Draw(0, 1) == 0 ? "a" : "b",
                     .weight = 1.0,
-                    .priority = static_cast<int32_t>(Draw(-1, 1))};
+                    .priority = static_cast<int32_t>(Draw(-1, 1)),
+                    .deadline = sequence.deadline};
     if (sequence.uses_cache) {
       arrival.names = hasher_.Blocks("t", sequence.tokens);
       arrival.whole = After(sequence.tokens);
@@ -234,7 +260,7 @@ class Simulation {
 
   void CheckBatch(const Batch& batch) {
     int64_t rows = 0;
-    int64_t samples = 0;
+    int64_t logits = 0;
     std::set<int> used;
     for (const Share& share : batch.shares) {
       ASSERT_TRUE(used.insert(share.slot).second) << "a slot has two sequences";
@@ -244,7 +270,10 @@ class Simulation {
       ASSERT_LE(share.end, static_cast<int64_t>(sequence.device.size())) << "a row whose token does not exist";
       ASSERT_LE(share.end, sequence.prompt + sequence.max_tokens - 1);
       rows += share.end - share.begin;
-      samples += share.samples ? 1 : 0;
+      const bool all_logits = sequence.prompt_logits && share.begin < sequence.prompt;
+      logits += all_logits ? share.end - share.begin : static_cast<int64_t>(share.samples);
+      ASSERT_TRUE(!share.decodes || !sequence.one_at_a_time || sequence.device.size() == sequence.tokens.size())
+          << "a token is not known yet";
       if (share.opens) {
         ASSERT_TRUE(sequence.uses_cache || share.begin == 0);
         slots_[share.key.value] = share.slot;
@@ -259,13 +288,14 @@ class Simulation {
     }
     ASSERT_EQ(rows, batch.decode_rows + batch.prompt_rows);
     ASSERT_LE(rows, options_.step_tokens);
-    ASSERT_LE(samples, options_.logit_rows);
+    ASSERT_LE(logits, options_.logit_rows);
     ASSERT_LE(scheduler_->running(), options_.max_sequences);
   }
 
   void TakeResult() {
     const Batch batch = in_flight_.front();
     in_flight_.pop_front();
+    scheduler_->StepTook(batch, absl::Milliseconds(Draw(1, 60)));
     for (const Share& share : batch.shares) {
       const auto found = live_.find(share.key.value);
       if (found == live_.end() || !share.samples) {
@@ -296,6 +326,7 @@ class Simulation {
   std::map<uint64_t, int64_t> next_;
   std::map<uint64_t, bool> sampled_;  // since its slot was opened
   std::deque<Batch> in_flight_;
+  absl::Time now_ = absl::UnixEpoch();
   uint64_t keys_ = 0;
 };
 
