@@ -88,8 +88,9 @@ class GrpcServer:
     def vocabulary(self):
         return self.stub.GetModel(self.pb.GetModelRequest(name=self.model), timeout=30).vocabulary
 
-    def ask(self, prompt, tokens, due=None):
-        answer = Answer(due or time.perf_counter())
+    def ask(self, prompt, tokens, due=None, answer=None):
+        """answer: one to fill, which others may watch."""
+        answer = answer or Answer(due or time.perf_counter())
         request = self.pb.GenerateRequest(
             model=self.model, ids=self.pb.TokenIds(ids=prompt),
             options=self.pb.GenerationOptions(max_tokens=tokens, ignore_eos=True, sampling=self.types.Sampling(**self.sampling)))

@@ -13,8 +13,10 @@ import math
 import os
 import subprocess
 import tempfile
+import threading
+import time
 
-from load_generator import GrpcServer, HttpServer, closed_loop, failures, make_prompts, open_loop, summary, together_rate
+from load_generator import Answer, GrpcServer, HttpServer, closed_loop, failures, make_prompts, open_loop, summary, together_rate
 from local_cluster import ROOT, Cluster, Failure
 from model_cost import ModelCost
 from peer import Peer
@@ -55,7 +57,8 @@ AIMS = {
     "e2b decode 1 stream": ahead(1.15, 0.85), "e2b prefill 512": ahead(2, 0.5), "e2b 8 streams": ahead(2.5),
     "e2b 16 streams": ahead(2, 0.5), "26b-a4b decode 1 stream": ahead(1.15, 0.85), "26b-a4b prefill 512": ahead(2),
     "26b-a4b 8 streams": ahead(2), "270m decode 1 stream": ahead(1.15), "270m prefill 512": ahead(2), "server 8 clients": ahead(1.5),
-    "server open loop": ahead(1.5), "prefix 2048 ttft": [Aim("ours", most=0.05)], "sampling 16 streams": [Aim("ours", most=0.03)],
+    "server open loop": ahead(1.5), "prefix 2048 ttft": [Aim("ours", most=0.05)], "gap beside 32K prompt": [Aim("ours", most=500)],
+    "sampling 16 streams": [Aim("ours", most=0.03)],
     "step overhead 256 sequences": [Aim("ours", most=150)], "tp2 follower idle gap": [Aim("ours", most=200)],
 }
 
@@ -82,13 +85,16 @@ class Sizes:
     open_start: float = 0.5     # requests a second
     prefix: int = 2048
     prefix_tail: int = 32
+    long_prompt: int = 32000
+    beside_tokens: int = 700
     overhead_sequences: int = 256
     overhead_steps: int = 400
     gap_tokens: int = 256
 
 
 QUICK = Sizes(decode=100, prefill=40, stream_tokens=1000, server_requests=10, server_prompt=(8, 40), server_tokens=8, open_requests=6,
-              open_start=20.0, prefix=96, prefix_tail=8, overhead_sequences=32, overhead_steps=20, gap_tokens=16)
+              open_start=20.0, prefix=96, prefix_tail=8, long_prompt=300, beside_tokens=1000, overhead_sequences=32,
+              overhead_steps=20, gap_tokens=16)
 
 
 @dataclasses.dataclass
@@ -381,6 +387,30 @@ class Prefix(Suite):
                                       notes={"cold ttft, s": cold.ttft, "cached tokens": warm.cached_tokens})}
 
 
+class LongPrompt(Suite):
+    """The longest wait for a token of an answer while a long prompt is read beside it."""
+    model = "270m"
+    has_peer = False
+    rows = (Row("gap beside 32K prompt", "ms", digits=0),)
+
+    def ours(self, wanted):
+        s = self.sizes
+        (short,), (prompt,) = (self.setting.prompts(self.model, 1, tokens) for tokens in (s.stream_prompt, s.long_prompt))
+        with self.setting.ours(self.setting.files(self.model), s.long_prompt + s.beside_tokens, sequences=2) as (_, server):
+            beside = Answer(time.perf_counter())
+            thread = threading.Thread(target=server.ask, args=(short, s.beside_tokens), kwargs={"answer": beside})
+            thread.start()
+            while not beside.arrivals and thread.is_alive():
+                time.sleep(0.001)
+            read = server.ask(prompt, 1)
+            thread.join()
+        check([beside, read])
+        times = [at for at, _ in beside.arrivals]
+        if times[-1] <= read.ended:
+            raise Failure(f"the answer ended {read.ended - times[-1]:.1f} s before the prompt was read")
+        return {self.rows[0]: Measure(1e3 * max(b - a for a, b in zip(times, times[1:])), notes={"prompt read in, s": read.ttft})}
+
+
 class Sampling(Suite):
     """What choosing tokens takes of the time of all operations, where all streams sample."""
     model = "e2b"
@@ -436,4 +466,5 @@ class FollowerGap(Suite):
 def suites(setting):
     """All there are, in the order in which their rows are shown."""
     return [ModelSuite(setting, "e2b", streams=(8, 16)), ModelSuite(setting, "26b-a4b", streams=(8,)), ModelSuite(setting, "270m"),
-            ClosedLoop(setting), OpenLoop(setting), Prefix(setting), Sampling(setting), StepOverhead(setting), FollowerGap(setting)]
+            ClosedLoop(setting), OpenLoop(setting), Prefix(setting), LongPrompt(setting), Sampling(setting), StepOverhead(setting),
+            FollowerGap(setting)]

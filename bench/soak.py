@@ -82,12 +82,14 @@ def total(series, name):
 class Meters:
     """The metrics of coordinator and workers at one moment."""
     COORDINATOR = ("prompt_tokens", "cached_prompt_tokens", "output_tokens")
+    TIMES = ("time_to_first_token", "request_duration")  # of the coordinator, observed once a request
     WORKER = ("sequences", "prompt_tokens", "generated_tokens", "preemptions", "prefix_tokens", "prefix_hit_tokens")
 
     def __init__(self, cluster):
         front, workers = metrics(cluster.metrics_address), [metrics(w.metrics_address) for w in cluster.workers]
         self.requests = requests_of(front)
         self.counts = {name: total(front, f"alphecca_{name}_total") for name in self.COORDINATOR}
+        self.counts |= {name: total(front, f"alphecca_{name}_seconds_count") for name in self.TIMES}
         self.counts |= {f"worker_{name}": sum(total(w, f"alphecca_worker_{name}_total") for w in workers) for name in self.WORKER}
         # A rank without the group's lead has no sequences: so these are sums too.
         self.in_flight = {name: total(front, f"alphecca_{name}") for name in ("requests_open", "sequences_running", "sequences_waiting")}
@@ -121,7 +123,10 @@ def expected(outcomes, others, preempted):
         whole, came = o.status == "OK", o.events > 0
         if o.status == "RESOURCE_EXHAUSTED" and "are open" in o.message:
             continue  # it went no further
-        counts.add("prompt_tokens", a.prompt_tokens if whole or came or not o.acted else 0, a.prompt_tokens)
+        admitted = int(whole or came or not o.acted)
+        counts.add("prompt_tokens", a.prompt_tokens * admitted, a.prompt_tokens)
+        counts.add("request_duration", admitted, 1)
+        counts.add("time_to_first_token", int(o.tokens > 0), 1)
         counts.add("output_tokens", o.tokens, o.tokens if whole else most_out)
         counts.add("cached_prompt_tokens", o.usage.cached_tokens if whole else 0, o.usage.cached_tokens if whole else a.prompt_tokens)
         counts.add("worker_sequences", a.samples if whole else int(came), a.samples)
