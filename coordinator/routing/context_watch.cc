@@ -1,5 +1,6 @@
 #include "coordinator/routing/context_watch.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,10 @@ std::string Warning(const ModelSpec& model, GroupId group, int64_t held) {
 }  // namespace
 
 std::vector<std::string> ContextWatch::Look(const ClusterView& view, const Router& router) {
+  std::erase_if(held_, [&](const auto& held) {
+    return std::none_of(view.groups.begin(), view.groups.end(),
+                        [&](const GroupView& group) { return group.id == held.first; });
+  });
   std::vector<std::string> warnings;
   for (const ModelSpec& model : view.models) {
     for (const GroupView& group : view.groups) {

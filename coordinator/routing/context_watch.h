@@ -21,7 +21,7 @@ class ContextWatch {
   std::vector<std::string> Look(const ClusterView& view, const Router& router);
 
  private:
-  std::map<GroupId, int64_t> held_;  // tokens, as last seen
+  std::map<GroupId, int64_t> held_;  // tokens of the groups there are, as last seen
 };
 
 }  // namespace alphecca::coordinator

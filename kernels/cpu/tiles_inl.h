@@ -508,13 +508,13 @@ void TilePanel(const PanelArgs& a) {
 
 template <class Type, int kTokens>
 void PackTile(const PackArgs& a) {
-  const TokenTile<Type, kTokens> tile = {a.tile, a.all_cols / kBlockCols<Type>};
-  const TokenBlocks<Type, kTokens> to = {tile, a.first_col / kBlockCols<Type>};
+  using Tile = TokenTile<Type, kTokens>;
+  const TokenBlocks<Type, kTokens> to = {Tile{a.tile, a.all_cols / kBlockCols<Type>}, a.first_col / kBlockCols<Type>};
   const int64_t blocks = a.cols / kBlockCols<Type>;
   // A few blocks at a time, so that what is written stays close together.
   for (int64_t begin = 0; begin < blocks; begin += Type::kBlocks) {
     const int64_t end = begin + Type::kBlocks < blocks ? begin + Type::kBlocks : blocks;
-    if (a.tokens < kTokens || kTogether < Type, kTokens >> 1) {
+    if (a.tokens < kTokens || Tile::kBlocks > 1) {
       to.Clear(begin, end);
     }
     for (int64_t token = 0; token < a.tokens; ++token) {

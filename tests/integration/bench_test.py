@@ -172,7 +172,8 @@ class Document(unittest.TestCase):
 
     def test_missed_aims_and_missing_values_are_shown(self):
         text = self.write(DOCUMENT, self.result("one", peer=None, ratio=None, bound=None, share_of_bound=None, unit="µs", ours=212.4,
-                                                aims=[{"of": "ours", "least": None, "most": 150.0, "met": False}], notes={"p99 tpot, ms": {"ours": 31.0, "peer": 42.0}}, others=0.3))
+                                                aims=[{"of": "ours", "least": None, "most": 150.0, "met": False}],
+                                                notes={"p99 tpot, ms": {"ours": 31.0, "peer": 42.0}}, others=0.3))
         self.assertIn("| one | µs | 212 |  |  |  |  | aim: at most 150, MISSED; p99 tpot, ms: ours 31, llama.cpp 42; "
                       "others took up to 30 % of the CPUs | today, fast |", text)
         self.assertIn("Aims missed, in part: one.", text)

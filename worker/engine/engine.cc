@@ -26,8 +26,7 @@ absl::Status EngineLoop::Open(std::shared_ptr<TokenSink> sink, SequenceRequest r
   }
   if (!of_tenants_.Allows(sequence.tenant(), 1, int64_t{counts_.waiting} + opens_ + 1)) {
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", int64_t{counts_.waiting} + opens_,
-                                                     " sequences wait, at most ", options_.max_waiting,
-                                                     " may, or a tenant's share of them"));
+                                                     " sequences wait where ", options_.max_waiting, " may"));
   }
   std::shared_ptr<Client>& client = clients_[sink.get()];
   if (client == nullptr) {

@@ -47,8 +47,8 @@ class EngineGate {
 
  private:
   const v1::Welcome welcome_;
-  // Readers call the engine, a stream that ends in OnStep on the engine's own thread, which holds no lock of the
-  // engine's then; the writer takes it away, for a moment.
+  // Readers call the engine; the writer takes it away, for a moment. The engine's own thread reads too, where a stream
+  // ends in OnStep: it holds no lock of the engine's then.
   mutable absl::Mutex engine_mutex_;
   engine::Engine* engine_ ABSL_GUARDED_BY(engine_mutex_);
   absl::Status refusal_ ABSL_GUARDED_BY(engine_mutex_);

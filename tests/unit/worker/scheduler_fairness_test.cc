@@ -20,9 +20,8 @@ class Flood {
                  .max_sequences = static_cast<int>(Draw(1, 6)),
                  .owners = static_cast<int>(Draw(1, 2)),
                  .block_tokens = static_cast<int>(Draw(1, 6)),
-                 .full_blocks = Draw(30, 60)},
-        tenants_(static_cast<int>(Draw(1, 4))) {
-    for (int tenant = 0; tenant < tenants_; ++tenant) {
+                 .full_blocks = Draw(30, 60)} {
+    for (int64_t tenant = Draw(1, 4); tenant > 0; --tenant) {
       weights_[std::to_string(tenant)] = static_cast<double>(Draw(1, 100)) / 10.0;
     }
   }
@@ -62,8 +61,8 @@ class Flood {
     return keys_;
   }
 
-  // A newcomer starts level with the least served of those that contend, or above nobody who came before: so each
-  // other tenant can be before it once, at the same level, and is above it then.
+  // A newcomer starts level with the least served of those that contend. So each other tenant can go before it once,
+  // from that level, and has got more then.
   void AwaitNewcomer(const std::string& tenant) {
     const uint64_t key = Add(tenant);
     joined_.clear();
@@ -109,7 +108,6 @@ class Flood {
 
   std::mt19937 random_;
   const SchedulerOptions options_;
-  const int tenants_;
   std::map<std::string, double> weights_;  // of the tenants that flood
   std::optional<Scheduler> scheduler_;
   std::map<uint64_t, Running> live_;
