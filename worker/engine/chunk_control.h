@@ -1,7 +1,8 @@
-// How many rows of prompts may share a step with sequences that decode, so that the step stays within a time: a
-// sequence that decodes waits no longer than that for its next token, however long the prompts beside it are.
+// How many rows of prompts may share a step with sequences that decode, so that the step takes about a given time,
+// however long the prompts beside them are.
 //
-// The bound follows what steps took: it shrinks in proportion at once, and grows at most twofold a step.
+// It follows what steps took: rows shrink in proportion at once, and grow at most twofold a step. So where rows become
+// dearer, the steps that are planned by then take longer than wanted.
 //
 // Thread rule: one thread.
 #pragma once
